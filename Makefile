@@ -1,0 +1,68 @@
+# The lab's commands. `make help` lists them; each needs only Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lab up down status serve test check notebooks mutants bench lock clean
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Install everything into .venv (silent when nothing changed)
+
+# uv installs the same locked files several times faster; plain pip is enough.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "labshop needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the lab into $(VENV) (once) ..."
+	@if command -v uv >/dev/null 2>&1; then \
+	    VIRTUAL_ENV=$(VENV) uv pip install --quiet --require-hashes -r requirements.lock && \
+	    VIRTUAL_ENV=$(VENV) uv pip install --quiet --no-deps --no-build-isolation -e . ; \
+	else \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . ; \
+	fi
+	@touch $@
+
+lab: setup ## Open the lessons in JupyterLab, with Redis and the shop running
+	@$(BIN)/labshop lab
+
+up: setup ## Start Redis and the shop in the background
+	@$(BIN)/labshop up --detach
+
+down: setup ## Stop what `make up` started
+	@$(BIN)/labshop down
+
+status: setup ## Show what is running, and where
+	@$(BIN)/labshop status
+
+serve: setup ## Run only the shop's API in the foreground
+	@$(BIN)/labshop serve
+
+test: setup ## Run the whole test suite, notebooks included
+	@$(BIN)/python -m pytest
+
+check: setup ## Format, lint, types, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+notebooks: setup ## Rebuild and execute the lessons from their lesson.py
+	@$(BIN)/python notebooks/build.py
+
+mutants: setup ## Prove the grader: each known-wrong answer loses exactly its points
+	@$(BIN)/python -m pytest tests/lessons/test_known_wrong_answers.py -v
+
+bench: setup ## Measure a v1 purchase and its lock against their yardsticks
+	@$(BIN)/labshop bench
+
+lock: setup ## Resolve the dependencies anew into requirements.lock (needs uv)
+	@uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
+	    --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -q -o requirements.lock
+
+clean: ## Remove everything that was built, and the lab's data
+	@rm -rf $(VENV) .labshop build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""A teaching lab: a Black-Friday sale on real Redis processes, solved in four stages."""

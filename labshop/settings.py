@@ -1,0 +1,78 @@
+"""Every knob of the lab, in one frozen object.
+
+Only composition roots (`labshop.api.app`, `labshop.cli`, `labshop.lab.session`) build a
+`Settings`; everything below them is handed plain values. Each setting is an environment
+variable with the prefix ``LABSHOP_`` and says its unit in its name.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from labshop.errors import SetupError
+
+Milliseconds = Annotated[int, Field(gt=0, le=600_000)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class Settings(BaseSettings):
+    """The lab's settings, read once from the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="LABSHOP_", frozen=True, extra="ignore")
+
+    home: Path = Path(".labshop")
+    """Folder for the ledger, the nodes' data, their logs and the state file."""
+    redis_server: Path | None = None
+    """A redis-server or valkey-server to run; None takes the packaged Valkey."""
+
+    gate_url: str | None = None
+    """URL of the primary that holds the stock and the v1 lock; None asks the state file."""
+    database_url: str | None = None
+    """SQLAlchemy URL of the ledger; None is SQLite in `home`."""
+
+    api_host: str = "127.0.0.1"
+    api_port: Port | None = None
+    """Port of the API; None prefers 8000 and takes a free one if that is taken."""
+    jwt_secret: SecretStr | None = None
+    """At least 32 bytes; None makes a random one, kept in `home`."""
+    admin_password: SecretStr | None = None
+    """Password of the seeded administrator; None makes a random one, kept in `home`."""
+    strategy: str | None = None
+    """`module:Class` of a purchase strategy to serve under /own/purchases."""
+
+    node_timeout_ms: Milliseconds = 500
+    """How long one Redis command may take before its outcome counts as unknown."""
+    database_timeout_ms: Milliseconds = 5_000
+    """How long one ledger transaction may take before its outcome counts as unknown."""
+    lock_ttl_ms: Milliseconds = 3_000
+    lock_wait_ms: Milliseconds = 10_000
+    reservation_ttl_ms: Milliseconds = 5_000
+    """Age at which a reservation without an order is looked up and settled."""
+    request_timeout_ms: Milliseconds = 20_000
+    """How long a request may take, from its first byte to its answer."""
+    receive_timeout_ms: Milliseconds = 5_000
+    """How long a client may take to send its headers, and then its body."""
+    body_limit_bytes: int = Field(default=16_384, gt=0, le=1_048_576)
+    token_ttl_s: int = Field(default=3_600, gt=0, le=86_400)
+
+    def ledger_url(self) -> str:
+        """The SQLAlchemy URL of the ledger, after the default is filled in."""
+        return self.database_url or f"sqlite:///{(self.home / 'ledger.db').resolve()}"
+
+
+def read_settings(**overrides: object) -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SetupError: a value is not usable; one sentence names each such variable.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as error:
+        faults = "; ".join(
+            f"LABSHOP_{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
+            for fault in error.errors(include_input=False)
+        )
+        raise SetupError(f"A setting is not usable. {faults}.") from None
