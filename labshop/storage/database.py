@@ -1,0 +1,110 @@
+"""The connection to SQL: engine, transactions, migrations, and what an outage looks like.
+
+SQLite in write-ahead mode by default, PostgreSQL by its URL. A commit is flushed to disk
+before it counts (`synchronous=FULL`): what a buyer is told, a power loss does not take back.
+
+SQLite has one writer at a time; a write transaction asks for that place when it begins
+(BEGIN IMMEDIATE), so that it can never fail in its middle because of another writer.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlmodel import Session
+
+from labshop.errors import SetupError
+from labshop.shop.errors import Unavailable
+
+OUTAGE = (DBAPIError, PoolTimeoutError)
+
+
+class Database:
+    """An engine, and its two kinds of transaction.
+
+    Args:
+        url: an SQLAlchemy URL, of SQLite or PostgreSQL.
+        timeout_ms: how long a transaction waits for a lock or a connection.
+    """
+
+    def __init__(self, url: str, *, timeout_ms: int) -> None:
+        try:
+            self.engine = _make_engine(url, timeout_ms)
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+            raise SetupError(f"LABSHOP_DATABASE_URL is not usable: {error}.") from None
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A transaction that only reads.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+        """
+        try:
+            with Session(self.engine) as session:
+                yield session
+        except OUTAGE as error:
+            raise Unavailable("ledger", outage_reason(error)) from error
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A transaction that writes; the caller commits it. Outages pass as they are."""
+        with (
+            self.engine.connect().execution_options(writes=True) as connection,
+            Session(connection, expire_on_commit=False) as session,
+        ):
+            yield session
+
+    def migrate(self) -> None:
+        """Bring the tables to the newest revision; two processes may do so at once."""
+        with (
+            as_file(files("labshop.storage") / "migrations") as folder,
+            self.engine.connect().execution_options(writes=True) as connection,
+            connection.begin(),
+        ):
+            config = Config()
+            config.set_main_option("script_location", str(folder))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def close(self) -> None:
+        """Return every connection."""
+        self.engine.dispose()
+
+
+def outage_reason(error: Exception) -> str:
+    """The driver's own words, without the statement and its values."""
+    return str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
+
+
+def _make_engine(url: str, timeout_ms: int) -> Engine:
+    timeout_s = timeout_ms / 1_000
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True, pool_timeout=timeout_s)
+    engine = create_engine(
+        url,
+        connect_args={"timeout": timeout_s, "check_same_thread": False},
+        pool_timeout=timeout_s,
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # The driver's own BEGIN comes too late, and breaks savepoints.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

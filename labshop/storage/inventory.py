@@ -1,0 +1,213 @@
+"""The gate: stock in Redis, fast enough to turn a crowd away, and never the truth.
+
+The problem: Redis may lose its memory, a process may die between two steps, and sales go on.
+The idea: the gate is a projection of the ledger that can be built anew at any moment.
+
+- A reservation moves units from *left* to *held*; its order is noted, so that giving back or
+  confirming happens once, however often it is asked for.
+- The gate knows the ledger's sequence number from which it was built, and its *epoch*. When
+  an order that was reserved in an earlier epoch is confirmed, the gate takes its units if
+  and only if the snapshot did not include the sale yet.
+- What could not be told to the gate makes it *suspect*: it is dropped and built anew.
+
+So left + held + sold is the initial stock, whenever no message is on its way. It does not
+promise that whoever passes the gate gets a unit: the ledger decides.
+
+All keys of a sale share one hash tag, so that a Redis Cluster keeps them on one node.
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from uuid import UUID
+
+from labshop.clock import Clock
+from labshop.locks.connection import Node, NodeError, Part, Reply
+from labshop.lua import load_script
+from labshop.shop.domain import Line, Order, Receipt
+from labshop.shop.errors import (
+    LimitReached,
+    NoSuchProduct,
+    PurchaseError,
+    Refused,
+    SaleClosed,
+    SoldOut,
+    StockHeld,
+    Unavailable,
+)
+from labshop.storage.ledger import Snapshot
+
+REMEMBER_MS = 600_000
+"""How long a settled order is remembered; far longer than any message is on its way."""
+TICKET_MS = 2_000
+HEAT_PAUSE_MS = 20
+HEAT_TRIES = 150
+SWEEP_SIZE = 100
+
+
+class RedisInventory:
+    """The gate of one sale on one node.
+
+    Args:
+        node: the server that holds it.
+        snapshot: reads the ledger; the source when the gate is built.
+        sale_id: which sale.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        snapshot: Callable[[], Awaitable[Snapshot]],
+        *,
+        clock: Clock,
+        sale_id: int = 1,
+    ) -> None:
+        self._node = node
+        self._snapshot = snapshot
+        self._clock = clock
+        self._tag = f"{{sale:{sale_id}}}"
+        self._gate, self._bought, self._held, self._ticket = (
+            f"{self._tag}:{name}" for name in ("gate", "bought", "held", "ticket")
+        )
+        self.suspect = False
+        """True when something could not be told to the gate, or it disagreed with the ledger."""
+
+    async def reserve(self, order: Order) -> None:
+        """Set the order's units aside. See `labshop.stages.base.Inventory`."""
+        args: list[Part] = [str(order.id), order.user_id, *_flat(order.lines)]
+        answer = await self._settle("reserve_stock", order.id, args)
+        refusal = _refusal(answer)
+        if refusal is not None:
+            raise refusal
+
+    async def release(self, order_id: UUID) -> None:
+        """Give back what the order had reserved, once."""
+        await self._run("release_reservation", self._keys(order_id), (str(order_id), REMEMBER_MS))
+
+    async def confirm(self, receipt: Receipt) -> None:
+        """Turn the reservation into a sale. If the gate cannot be told, it becomes suspect."""
+        await self._tell("confirm_sale", receipt, receipt.sequence)
+
+    async def put_back(self, receipt: Receipt, sequence: int) -> None:
+        """Put a cancelled order's units back on sale.
+
+        Args:
+            receipt: the cancelled order.
+            sequence: the ledger's number of the cancellation.
+        """
+        await self._tell("return_units", receipt, sequence)
+
+    async def left(self, product_id: int) -> int:
+        """Units that can be reserved at this moment.
+
+        Raises:
+            NoSuchProduct, Unavailable.
+        """
+        epoch = None
+        while epoch is None:
+            epoch, units = await self._ask("HMGET", self._gate, "epoch", f"left:{product_id}")
+            if epoch is None:
+                await self.heat()
+        if units is None:
+            raise NoSuchProduct(product_id)
+        return max(int(units), 0)
+
+    async def abandoned(self, *, older_than_ms: int) -> list[UUID]:
+        """Orders that were reserved that long ago and have not been settled."""
+        ids = await self._run("list_abandoned", (self._held,), (older_than_ms, SWEEP_SIZE))
+        return [UUID(order_id) for order_id in ids]
+
+    async def heat(self) -> None:
+        """Build the gate from the ledger if there is none.
+
+        Raises:
+            Unavailable: the gate or the ledger cannot be reached.
+        """
+        for _ in range(HEAT_TRIES):
+            if await self._ask("HEXISTS", self._gate, "epoch") or await self._build():
+                return
+            # Somebody else is reading the ledger for it.
+            await self._clock.sleep_ms(HEAT_PAUSE_MS)
+        raise Unavailable("gate", "it could not be built in time")
+
+    async def rebuild(self) -> None:
+        """Drop the gate and build it anew; safe at any moment of a sale.
+
+        Raises:
+            Unavailable: the gate or the ledger cannot be reached; the gate stays suspect.
+        """
+        await self._ask("DEL", self._gate)
+        await self.heat()
+        self.suspect = False
+
+    async def _build(self) -> bool:
+        ticket = secrets.token_hex(8)
+        if not await self._ask("SET", self._ticket, ticket, "NX", "PX", TICKET_MS):
+            return False
+        try:
+            snapshot = await self._snapshot()
+        except Refused:
+            await self._ask("DEL", self._ticket)
+            raise
+        sale = snapshot.sale
+        args: list[Part] = [ticket, snapshot.sequence]
+        args += [int(sale.opens_at.timestamp() * 1_000), int(sale.closes_at.timestamp() * 1_000)]
+        args += [sale.limit_per_user, len(snapshot.left)]
+        args += [part for pair in snapshot.left.items() for part in pair]
+        args += [part for pair in snapshot.bought.items() for part in pair]
+        keys = (self._gate, self._bought, self._held, self._ticket)
+        return await self._run("heat_gate", keys, args) == 1
+
+    async def _tell(self, script: str, receipt: Receipt, sequence: int) -> None:
+        args: list[Part] = [str(receipt.order_id), receipt.user_id, sequence, REMEMBER_MS]
+        try:
+            await self._settle(script, receipt.order_id, [*args, *_flat(receipt.lines)])
+        except Refused:
+            # The ledger's word stands. The gate is built anew from it as soon as it can be.
+            self.suspect = True
+
+    async def _settle(self, script: str, order_id: UUID, args: Sequence[Part]) -> Sequence[str]:
+        """Run a script on an order; where it finds no gate, build one and run it again."""
+        while True:
+            answer = await self._run(script, self._keys(order_id), args)
+            if answer not in ("cold", ["cold"]):
+                return answer if isinstance(answer, list) else [answer]
+            await self.heat()
+
+    async def _run(self, script: str, keys: Sequence[str], args: Sequence[Part]) -> Reply:
+        try:
+            return await self._node.run(load_script("labshop.storage", script), keys, args)
+        except NodeError as error:
+            # Nothing is in the ledger yet, or it is there already: for the buyer this is
+            # definite. What the gate made of it is found out by the order's id.
+            raise Unavailable("gate", error.reason) from error
+
+    async def _ask(self, *parts: Part) -> Reply:
+        try:
+            return await self._node.command(*parts)
+        except NodeError as error:
+            raise Unavailable("gate", error.reason) from error
+
+    def _keys(self, order_id: UUID) -> tuple[str, str, str, str]:
+        return self._gate, self._bought, self._held, f"{self._tag}:order:{order_id}"
+
+
+def _flat(lines: Sequence[Line]) -> list[Part]:
+    return [part for line in lines for part in (line.product_id, line.quantity)]
+
+
+def _refusal(answer: Sequence[str]) -> PurchaseError | None:  # noqa: PLR0911  # one a case
+    match answer:
+        case ["reserved"]:
+            return None
+        case ["sold_out", product_id, left]:
+            return SoldOut(int(product_id), int(left))
+        case ["held", product_id]:
+            return StockHeld(int(product_id))
+        case ["limit", limit, bought]:
+            return LimitReached(int(limit), int(bought))
+        case ["no_product", product_id]:
+            return NoSuchProduct(int(product_id))
+        case ["closed"]:
+            return SaleClosed()
+        case _:
+            return Unavailable("gate", f"this order was given up before ({' '.join(answer)})")

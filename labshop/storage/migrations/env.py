@@ -1,0 +1,7 @@
+"""Alembic runs the revisions on the connection that `Database.migrate` hands it."""
+
+from alembic import context
+
+context.configure(connection=context.config.attributes["connection"])
+with context.begin_transaction():
+    context.run_migrations()
