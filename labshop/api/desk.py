@@ -1,0 +1,80 @@
+"""Where a purchase is taken in: once per idempotency key, and never with a guess for an end.
+
+A buyer whose connection broke sends the same request again, with the same `Idempotency-Key`,
+and gets the same answer, as Stripe does it: same key and body, same answer; same key and
+another body, refused; same key while the first is under way, told to wait. The key's memory
+is the ledger itself, so it holds across restarts and processes; only "under way" is known
+to this process alone, and the ledger's unique constraint stands behind it.
+
+An unknown outcome is looked up by the order's id before anybody is told of it.
+"""
+
+from labshop.api.errors import InFlight
+from labshop.api.shop import Shop
+from labshop.shop.domain import Order, Receipt
+from labshop.shop.errors import AlreadyBooked, KeyReused, PurchaseError, Unknown
+from labshop.shop.events import Event
+
+
+class Desk:
+    """Takes orders in for a shop."""
+
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+        self._in_flight: set[tuple[int, str]] = set()
+
+    async def buy(self, stage: str, order: Order) -> tuple[Receipt, bool]:
+        """Buy by the strategy of a stage.
+
+        Returns:
+            The receipt, and whether it is of an earlier request with the same key.
+
+        Raises:
+            InFlight: the same key is under way. Others: see `PurchaseStrategy.buy`.
+        """
+        slot = (order.user_id, order.idempotency_key or str(order.id))
+        if slot in self._in_flight:
+            raise InFlight
+        self._in_flight.add(slot)
+        outcome = "refused"
+        try:
+            receipt, replayed = await self._find_or_buy(stage, order)
+            outcome = "replayed" if replayed else "booked"
+        except Unknown:
+            outcome = "unknown"
+            raise
+        finally:
+            self._in_flight.discard(slot)
+            self._shop.metrics.purchase(stage, outcome)
+        if not replayed:
+            self._announce(stage, receipt)
+        return receipt, replayed
+
+    async def _find_or_buy(self, stage: str, order: Order) -> tuple[Receipt, bool]:
+        if order.idempotency_key is not None:
+            booked = await self._shop.ledger.find_by_key(order.user_id, order.idempotency_key)
+            if booked is not None and booked.fingerprint != order.fingerprint:
+                raise KeyReused(order.idempotency_key)
+            if booked is not None:
+                return booked, True
+        try:
+            return await self._shop.strategies[stage].buy(order), False
+        except AlreadyBooked as earlier:
+            return earlier.receipt, True
+        except Unknown as doubt:
+            return await self._look_up(order, doubt), False
+
+    async def _look_up(self, order: Order, doubt: Unknown) -> Receipt:
+        try:
+            receipt = await self._shop.ledger.find(order.id)
+        except PurchaseError:
+            raise doubt from None
+        if receipt is None:
+            # Its transaction may still be under way.
+            raise doubt
+        return receipt
+
+    def _announce(self, stage: str, receipt: Receipt) -> None:
+        lines = {line.product_id: line.quantity for line in receipt.lines}
+        details = {"stage": stage, "order_id": str(receipt.order_id), "lines": lines}
+        self._shop.events.publish(Event("purchase", details))

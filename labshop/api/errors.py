@@ -1,0 +1,148 @@
+"""One table from errors to answers, as RFC 9457 (`application/problem+json`) describes them.
+
+A route never catches. An answer never repeats what was sent: not a password, and not a
+number that JSON cannot carry.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from labshop.api.tokens import TokenRefused
+from labshop.locks import LockError, LockTimeout
+from labshop.shop import errors as shop
+from labshop.storage.accounts import NameTaken
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class WrongCredentials(Exception):
+    """The name or the password does not fit; which of them is not said."""
+
+
+class Forbidden(Exception):
+    """The user is known, and may not do this."""
+
+
+class TooManyTries(Exception):
+    """Come back later.
+
+    Args:
+        retry_after_s: in how many seconds.
+    """
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__("Too many tries; wait a little.")
+        self.retry_after_s = retry_after_s
+
+
+class InFlight(Exception):
+    """A request with the same idempotency key has not been answered yet."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How an error is told: status, title, and when to try again, in seconds."""
+
+    status: int
+    title: str
+    retry_after_s: int | None = None
+
+    @property
+    def type(self) -> str:
+        return f"/problems/{self.title.lower().replace(' ', '-')}"
+
+
+TABLE: dict[type[Exception], Answer] = {
+    TokenRefused: Answer(401, "Not signed in"),
+    WrongCredentials: Answer(401, "Wrong credentials"),
+    Forbidden: Answer(403, "Forbidden"),
+    TooManyTries: Answer(429, "Too many tries"),
+    InFlight: Answer(409, "Request in flight", retry_after_s=1),
+    NameTaken: Answer(409, "Name taken"),
+    shop.BadOrder: Answer(422, "Bad order"),
+    shop.NoSuchProduct: Answer(404, "No such product"),
+    shop.NoSuchOrder: Answer(404, "No such order"),
+    shop.SoldOut: Answer(409, "Sold out"),
+    shop.StockHeld: Answer(503, "Stock held", retry_after_s=1),
+    shop.LimitReached: Answer(409, "Limit reached"),
+    shop.SaleClosed: Answer(409, "Sale closed"),
+    shop.StaleFence: Answer(503, "Overtaken", retry_after_s=1),
+    shop.KeyReused: Answer(422, "Idempotency key reused"),
+    shop.Unavailable: Answer(503, "Unavailable", retry_after_s=1),
+    shop.Unknown: Answer(503, "Outcome unknown", retry_after_s=1),
+    LockTimeout: Answer(503, "Contended", retry_after_s=1),
+    LockError: Answer(503, "Unavailable", retry_after_s=1),
+}
+
+
+def problem(
+    status: int,
+    title: str,
+    detail: str,
+    *,
+    kind: str = "about:blank",
+    headers: Mapping[str, str] | None = None,
+    **members: Any,
+) -> JSONResponse:
+    """A problem as an answer."""
+    body = {"type": kind, "title": title, "status": status, "detail": detail, **members}
+    return JSONResponse(body, status, dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Make the app answer by the table."""
+    for error in TABLE:
+        app.add_exception_handler(error, _by_table)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _by_status)
+    app.add_exception_handler(Exception, _defect)
+
+
+async def _by_table(_request: Request, error: Exception) -> JSONResponse:
+    answer = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
+    retry_after_s = getattr(error, "retry_after_s", answer.retry_after_s)
+    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    if answer.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    members = {"order_id": str(error.order_id)} if isinstance(error, shop.Unknown) else {}
+    detail = str(error) or answer.title
+    return problem(
+        answer.status, answer.title, detail, kind=answer.type, headers=headers, **members
+    )
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    faults = [
+        # `loc` names fields; a field's own name can be hostile text, so it is made plain.
+        {"at": ascii(".".join(map(str, fault["loc"])))[1:-1][:200], "reason": fault["type"]}
+        for fault in error.errors()[:20]
+    ]
+    return problem(
+        422,
+        "Invalid request",
+        "; ".join(f"{fault['at']}: {fault['reason']}" for fault in faults),
+        kind="/problems/invalid-request",
+        errors=faults,
+    )
+
+
+async def _by_status(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    title = HTTPStatus(error.status_code).phrase
+    return problem(error.status_code, title, title, headers=error.headers)
+
+
+async def _defect(_request: Request, error: Exception) -> JSONResponse:
+    log.error("request.defect", exc_info=error)
+    return problem(500, "Internal Server Error", "This is a defect of the shop; it is logged.")

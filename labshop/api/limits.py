@@ -1,0 +1,111 @@
+"""How large a request may be, and how long it may take; in pure ASGI, ahead of everything.
+
+A body is counted as it arrives, for its Content-Length may lie; who sends it drop by drop is
+cut off. The stream of events is the one answer that has no end, and no deadline.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from labshop.api.errors import problem
+
+ENDLESS = "/events"
+
+
+class _TooLarge(Exception):
+    pass
+
+
+class _TooSlow(Exception):
+    pass
+
+
+class RequestLimits:
+    """Middleware that bounds the body in bytes and the request in time."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        body_limit_bytes: int,
+        receive_timeout_ms: int,
+        request_timeout_ms: int,
+    ) -> None:
+        self._app = app
+        self._body_limit_bytes = body_limit_bytes
+        self._receive_timeout_s = receive_timeout_ms / 1_000
+        self._request_timeout_s = request_timeout_ms / 1_000
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] == ENDLESS:
+            await self._app(scope, receive, send)
+            return
+        answer = _Answer(send)
+        try:
+            async with asyncio.timeout(self._request_timeout_s) as deadline:
+                await self._app(scope, await self._whole_body(receive), answer)
+        except _TooLarge:
+            text = f"A request has at most {self._body_limit_bytes} bytes."
+            await answer.instead(scope, receive, 413, "Content Too Large", text)
+        except _TooSlow:
+            await answer.instead(
+                scope, receive, 408, "Request Timeout", "The body came too slowly."
+            )
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            text = "No answer in time; repeat the request with the same Idempotency-Key."
+            await answer.instead(scope, receive, 503, "Service Unavailable", text)
+
+    async def _whole_body(self, receive: Receive) -> Receive:
+        """Read the body within its limits; returns what hands it on."""
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._receive_timeout_s):
+                while True:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return _replay([message], receive)
+                    chunks.append(message.get("body", b""))
+                    size += len(chunks[-1])
+                    if size > self._body_limit_bytes:
+                        raise _TooLarge
+                    if not message.get("more_body"):
+                        break
+        except TimeoutError:
+            raise _TooSlow from None
+        whole: Message = {"type": "http.request", "body": b"".join(chunks), "more_body": False}
+        return _replay([whole], receive)
+
+
+class _Answer:
+    """Passes an answer on, and knows whether it has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._begun = False
+
+    async def __call__(self, message: Message) -> None:
+        self._begun = True
+        await self._send(message)
+
+    async def instead(
+        self, scope: Scope, receive: Receive, status: int, title: str, detail: str
+    ) -> None:
+        """Answer with a problem, and close the connection, unless an answer has begun."""
+        if not self._begun:
+            headers = {"Connection": "close", "Retry-After": "1"}
+            await problem(status, title, detail, headers=headers)(scope, receive, self._send)
+
+
+def _replay(
+    messages: list[Message], receive: Callable[[], Awaitable[Any]]
+) -> Callable[[], Awaitable[Any]]:
+    async def replayed() -> Any:
+        return messages.pop(0) if messages else await receive()
+
+    return replayed

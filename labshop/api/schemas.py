@@ -1,0 +1,129 @@
+"""The bodies that go in and out, with examples; `/docs` is drawn from them.
+
+Numbers are strict: ``"5"``, ``5.0`` and ``true`` are not 5. Unknown fields are refused, so
+that nobody sets a field that they only guessed.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from labshop.shop.domain import MAX_LINES, MAX_QUANTITY, Receipt
+
+Id = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@+-]{3,64}$", examples=["ada"])]
+Password = Annotated[
+    str,
+    Field(
+        # No control characters. Lone surrogates, which cannot be encoded, pydantic refuses.
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        min_length=8,
+        max_length=128,
+        examples=["correct horse battery staple"],
+    ),
+]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Credentials(Body):
+    name: Name
+    password: Password
+
+
+class UserOut(Body):
+    id: int
+    name: str
+    role: str
+
+
+class TokenOut(Body):
+    access_token: str
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105  # the kind of token, not a token
+    expires_in_s: int
+
+
+class ProductOut(Body):
+    id: int = Field(examples=[1])
+    name: str = Field(examples=["Games console"])
+    price_minor: int = Field(description="Unit price in cents.", examples=[44_900])
+    stock_left: int = Field(description="Units left by the ledger.", examples=[100])
+
+
+class StockOut(Body):
+    product_id: int
+    left: int = Field(description="Units that can be bought at this moment.", examples=[42])
+    source: Literal["gate", "ledger"] = Field(
+        description="`ledger` while the gate cannot be reached: then reservations are not counted."
+    )
+
+
+class LineBody(Body):
+    product_id: Id
+    quantity: Annotated[int, Field(strict=True, ge=1, le=MAX_QUANTITY)] = Field(examples=[1])
+
+
+class BundleOut(Body):
+    id: int
+    name: str
+    lines: list[LineBody]
+
+
+class LinesIn(Body):
+    """An order by its lines; lines of one product are summed."""
+
+    lines: Annotated[list[LineBody], Field(min_length=1, max_length=MAX_LINES)] = Field(
+        examples=[[{"product_id": 1, "quantity": 1}]]
+    )
+
+
+class BundleIn(Body):
+    """An order of one bundle."""
+
+    bundle_id: Id
+
+
+PurchaseIn = LinesIn | BundleIn
+
+
+class OrderOut(Body):
+    order_id: UUID
+    status: Literal["confirmed", "cancelled"]
+    lines: list[LineBody]
+    price_minor: int = Field(description="Total in cents.", examples=[44_900])
+    fence: int = Field(description="Fencing token under which the ledger booked it.")
+    created_at: datetime
+
+    @classmethod
+    def of(cls, receipt: Receipt) -> "OrderOut":
+        return cls(
+            order_id=receipt.order_id,
+            status=receipt.status,
+            lines=[LineBody(product_id=x.product_id, quantity=x.quantity) for x in receipt.lines],
+            price_minor=receipt.price_minor,
+            fence=receipt.fence,
+            created_at=receipt.created_at,
+        )
+
+
+class HealthOut(Body):
+    status: Literal["ok"] = "ok"
+
+
+class ReadyOut(Body):
+    status: Literal["ready"] = "ready"
+
+
+class Problem(BaseModel):
+    """An error as RFC 9457 describes it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["/problems/sold-out"])
+    title: str = Field(examples=["Sold out"])
+    status: int = Field(examples=[409])
+    detail: str = Field(examples=["Product 1 has 0 units left."])

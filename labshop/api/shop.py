@@ -1,0 +1,204 @@
+"""Everything that the API is made of, built in one place and taken down in one place.
+
+The shop opens even when Redis or SQL are away, says so in `/readyz`, and heals by itself:
+migrating and seeding are tried again until they succeed, and every request connects anew.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio.to_thread
+import structlog
+from sqlalchemy import text
+
+from labshop.api.passwords import Passwords
+from labshop.api.tokens import Tokens
+from labshop.clock import Clock, SystemClock
+from labshop.errors import SetupError
+from labshop.locks import Lock, LockEvent, Node, NodeError, SingleLock
+from labshop.ops.metrics import Metrics
+from labshop.ops.reconcile import Reconciler
+from labshop.settings import Settings
+from labshop.shop.errors import Unavailable
+from labshop.shop.events import Event, EventBus
+from labshop.stages.base import PurchaseStrategy, Toolbox, load_strategy
+from labshop.storage.accounts import Accounts
+from labshop.storage.catalog import Catalog
+from labshop.storage.database import OUTAGE, Database, outage_reason
+from labshop.storage.inventory import RedisInventory
+from labshop.storage.ledger import SqlLedger
+from labshop.storage.seed import seed
+from labshop.storage.writer import GroupWriter
+
+log = structlog.get_logger()
+
+STAGES = {"v1": "labshop.stages.v1_setnx:Purchase"}
+SEED_RETRY_MS = 500
+
+
+@dataclass
+class Shop:
+    """The parts of a running shop."""
+
+    settings: Settings
+    clock: Clock
+    node: Node
+    database: Database
+    writer: GroupWriter
+    ledger: SqlLedger
+    inventory: RedisInventory
+    catalog: Catalog
+    accounts: Accounts
+    passwords: Passwords
+    tokens: Tokens
+    events: EventBus
+    metrics: Metrics
+    reconciler: Reconciler
+    strategies: dict[str, PurchaseStrategy]
+    stocked: bool = False
+    """True once the ledger has its tables and its catalogue."""
+
+    def lock(self, name: str) -> Lock:
+        """The lock of stage v1 on a name."""
+        return SingleLock(
+            self.node,
+            name,
+            ttl_ms=self.settings.lock_ttl_ms,
+            clock=self.clock,
+            on_event=self._lock_event,
+        )
+
+    def toolbox(self) -> Toolbox:
+        """What a stage is given."""
+        return Toolbox(
+            lock=self.lock,
+            inventory=self.inventory,
+            ledger=self.ledger,
+            clock=self.clock,
+            publish=self.events.publish,
+            lock_wait_ms=self.settings.lock_wait_ms,
+        )
+
+    async def check(self) -> None:
+        """See whether this shop can sell.
+
+        Raises:
+            Unavailable: it cannot, and why.
+        """
+        if not self.stocked:
+            raise Unavailable("ledger", "it is not set up yet")
+        try:
+            await self.node.command("PING")
+        except NodeError as error:
+            raise Unavailable("gate", error.reason) from error
+        await anyio.to_thread.run_sync(self._ask_database)
+
+    def _ask_database(self) -> None:
+        with self.database.reading() as session:
+            session.execute(text("SELECT 1"))
+
+    def _lock_event(self, event: LockEvent) -> None:
+        self.metrics.lock_event(event)
+        details = {"event": event.kind, "key": event.key, "fence": event.fence}
+        self.events.publish(Event("lock", details))
+
+    async def stock_up(self) -> None:
+        """Migrate and seed the ledger, as often as it takes; then keep the gate true to it."""
+        password = _secret(self.settings.home / "admin-password", self.settings.admin_password)
+        password_hash = await self.passwords.hash(password)
+        while not self.stocked:
+            try:
+                await anyio.to_thread.run_sync(self.database.migrate)
+                await anyio.to_thread.run_sync(
+                    lambda: seed(self.database, admin_password_hash=password_hash)
+                )
+                self.stocked = True
+            except OUTAGE as error:
+                log.warning("ledger.unavailable", reason=outage_reason(error))
+                await self.clock.sleep_ms(SEED_RETRY_MS)
+        # A process that died may have cancelled an order without telling the gate.
+        self.inventory.suspect = True
+        await self.reconciler.run()
+
+
+def build_shop(settings: Settings, *, gate_url: str, clock: Clock | None = None) -> Shop:
+    """Put a shop together; nothing is connected yet.
+
+    Raises:
+        SetupError: a setting is not usable, or the home folder is not writable.
+    """
+    clock = clock or SystemClock()
+    database = Database(settings.ledger_url(), timeout_ms=settings.database_timeout_ms)
+    writer = GroupWriter(database, timeout_ms=settings.database_timeout_ms)
+    ledger = SqlLedger(database, writer)
+    node = Node(gate_url, timeout_ms=settings.node_timeout_ms)
+    inventory = RedisInventory(node, ledger.snapshot, clock=clock)
+    secret = _secret(settings.home / "jwt-secret", settings.jwt_secret)
+    stages = dict(STAGES)
+    if settings.strategy:
+        stages["own"] = settings.strategy
+    shop = Shop(
+        settings=settings,
+        clock=clock,
+        node=node,
+        database=database,
+        writer=writer,
+        ledger=ledger,
+        inventory=inventory,
+        catalog=Catalog(database),
+        accounts=Accounts(database, writer),
+        passwords=Passwords(),
+        tokens=Tokens(secret, ttl_s=settings.token_ttl_s, clock=clock),
+        events=EventBus(),
+        metrics=Metrics(tuple(stages)),
+        reconciler=Reconciler(
+            inventory, ledger, clock, reservation_ttl_ms=settings.reservation_ttl_ms
+        ),
+        strategies={},
+    )
+    for stage, path in stages.items():
+        shop.strategies[stage] = load_strategy(path)(shop.toolbox())
+    return shop
+
+
+@asynccontextmanager
+async def running(shop: Shop) -> AsyncIterator[Shop]:
+    """The shop with its writer and its reconciler at work, for an ``async with`` body."""
+    async with asyncio.TaskGroup() as tasks:
+        workers = [tasks.create_task(shop.writer.run()), tasks.create_task(shop.stock_up())]
+        try:
+            yield shop
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await shop.node.close()
+    shop.database.close()
+
+
+def _secret(path: Path, given: object) -> str:
+    """A secret from the settings, or a random one that is kept in a file of its own."""
+    if given is not None:
+        return str(given.get_secret_value())  # type: ignore[attr-defined]  # a SecretStr
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            draft = path.with_suffix(f".{secrets.token_hex(4)}")
+            draft.touch(mode=0o600)
+            draft.write_text(secrets.token_hex(32))
+            # A link fails if the file exists by now: the first process' secret is everybody's.
+            try:
+                path.hardlink_to(draft)
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        return path.read_text()
+    except OSError as error:
+        raise SetupError(
+            f"The folder {path.parent} cannot be used: {error.strerror}. "
+            "Name another one with LABSHOP_HOME."
+        ) from None

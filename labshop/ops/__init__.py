@@ -1,0 +1,1 @@
+"""What keeps the shop well while it runs: measures and repairs."""

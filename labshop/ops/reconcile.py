@@ -1,0 +1,74 @@
+"""Settles what a crash, a lost message or a wiped Redis left between gate and ledger.
+
+The problem: a process can die between reserving at the gate and booking in the ledger, or
+between booking and saying so. The idea: the ledger knows. A reservation that is older than
+any request is looked up there, and confirmed or given back; a gate that contradicts the
+ledger, or missed a message, is dropped and built anew.
+
+An order may still be on its way when its reservation is given back. That is safe: the ledger
+decides about it like about any other, and confirming it takes the units from the gate again.
+"""
+
+import structlog
+
+from labshop.clock import Clock
+from labshop.shop.errors import Refused
+from labshop.storage.inventory import RedisInventory
+from labshop.storage.ledger import SqlLedger
+
+log = structlog.get_logger()
+
+
+class Reconciler:
+    """Looks after one gate and its ledger.
+
+    Args:
+        reservation_ttl_ms: age at which a reservation is looked up.
+        interval_ms: time between two looks.
+    """
+
+    def __init__(
+        self,
+        inventory: RedisInventory,
+        ledger: SqlLedger,
+        clock: Clock,
+        *,
+        reservation_ttl_ms: int,
+        interval_ms: int = 500,
+    ) -> None:
+        self._inventory = inventory
+        self._ledger = ledger
+        self._clock = clock
+        self._reservation_ttl_ms = reservation_ttl_ms
+        self._interval_ms = interval_ms
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled; an outage is logged and waited out."""
+        while True:
+            try:
+                await self.look()
+            except Refused as outage:
+                log.warning("reconcile.postponed", reason=str(outage))
+            await self._clock.sleep_ms(self._interval_ms)
+
+    async def look(self) -> None:
+        """Repair what is found to be wrong at this moment.
+
+        Raises:
+            Unavailable: gate or ledger cannot be reached.
+        """
+        if self._inventory.suspect or self._ledger.contradicted:
+            self._ledger.contradicted = False
+            self._inventory.suspect = True
+            await self._inventory.rebuild()
+            log.info("reconcile.rebuilt")
+        for order_id in await self._inventory.abandoned(older_than_ms=self._reservation_ttl_ms):
+            receipt = await self._ledger.find(order_id)
+            if receipt is None:
+                await self._inventory.release(order_id)
+            elif receipt.status == "confirmed":
+                await self._inventory.confirm(receipt)
+            else:
+                # Booked and cancelled, and the gate knows of neither.
+                self._inventory.suspect = True
+            log.info("reconcile.settled", order_id=str(order_id), booked=receipt is not None)
