@@ -1,0 +1,194 @@
+"""The lab's commands.
+
+The problem: a learner needs one word to start everything, and one plain sentence when that
+fails. The idea: each command reads the settings, calls one room of the package and prints what
+it returns; a `SetupError` from anywhere becomes its sentence on standard error and exit code 1.
+
+The commands promise no stable output for programs: those read ``state.json`` in the home folder.
+"""
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from labshop.errors import SetupError
+from labshop.settings import Settings, read_settings
+from labshop.stack.detach import answering, run_detached
+from labshop.stack.doctor import examine
+from labshop.stack.home import NodeState, State, read_state
+from labshop.stack.jupyter import jupyter_command, running_jupyter
+from labshop.stack.leash import Leash
+from labshop.stack.ports import choose_port
+from labshop.stack.probe import answering_pid
+from labshop.stack.supervisor import Supervisor, end_running_lab, ended_by_signals, readiness
+from labshop.stack.topology import DEFAULT_PROFILE, specs_of
+
+NOT_RUNNING = 3
+"""Exit code of `labshop status` when nothing runs, as `systemctl status` has it."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A Black-Friday sale on real Redis processes.",
+)
+
+Profile = Annotated[str, typer.Option(help="The lesson whose nodes are started.")]
+
+
+@app.command()
+def up(
+    detach: Annotated[bool, typer.Option("--detach", help="Run in the background.")] = False,
+    profile: Profile = DEFAULT_PROFILE,
+    ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Start Redis and the shop, and end both on Ctrl-C."""
+    settings = read_settings()
+    if detach:
+        run_detached(settings.home, ["up", "--profile", profile])
+        _print_running(settings)
+        typer.echo("Stop it by: labshop down")
+        return
+    with (
+        answering(ready_fd) as is_ready,
+        ended_by_signals(),
+        suppress(KeyboardInterrupt),
+        Supervisor(settings, specs_of(profile), typer.echo) as supervisor,
+    ):
+        _print_running(settings)
+        typer.echo("Stop it by Ctrl-C, or: labshop down")
+        is_ready()
+        supervisor.watch()
+    typer.echo("The lab has ended.")
+
+
+@app.command()
+def down() -> None:
+    """Stop what `up` or `lab` started here."""
+    settings = read_settings()
+    pid = end_running_lab(settings.home)
+    if pid is None:
+        typer.echo(f"The lab is not running in {settings.home}.")
+    else:
+        typer.echo(f"The lab has ended (it was process {pid}).")
+
+
+@app.command()
+def status() -> None:
+    """Show what runs here; exit code 3 when nothing does."""
+    settings = read_settings()
+    state = read_state(settings.home)
+    if state is None:
+        typer.echo(f"The lab is not running in {settings.home}. Start it by: labshop up")
+        raise typer.Exit(NOT_RUNNING)
+    _print_state(state)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 is any.")] = None,
+) -> None:
+    """Run only the shop's API, on the Redis that runs here or that LABSHOP_GATE_URL names."""
+    asked = {"api_host": host, "api_port": port}
+    settings = read_settings(**{name: value for name, value in asked.items() if value is not None})
+    state = read_state(settings.home)
+    gate_url = settings.gate_url or (state and state.url_of("primary"))
+    if gate_url is None:
+        raise SetupError(
+            "No Redis is running here. Start the lab by `labshop up`, "
+            "or name a server by LABSHOP_GATE_URL."
+        )
+    former_port = urlsplit(state.api_url).port if state and state.api_url else None
+    chosen = choose_port(settings.api_host, settings.api_port, former_port or 8000)
+    _serve(settings.model_copy(update={"gate_url": gate_url, "api_port": chosen}))
+
+
+@app.command()
+def lab(
+    extra: Annotated[
+        list[str] | None, typer.Argument(help="Arguments for JupyterLab, after a --.")
+    ] = None,
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Open the lessons in JupyterLab, with Redis and the shop running; end all on Ctrl-C."""
+    settings = read_settings()
+    command = jupyter_command(extra or [])
+    with ended_by_signals(), suppress(KeyboardInterrupt):
+        raise typer.Exit(_run_lessons(settings, profile, command))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has for the lab and what it lacks."""
+    findings = examine(read_settings())
+    for finding in findings:
+        typer.echo(finding.line())
+    if any(finding.required and finding.found is None for finding in findings):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command that the terminal asks for."""
+    try:
+        app()
+    except SetupError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(1)
+
+
+def _run_lessons(settings: Settings, profile: str, command: Sequence[str]) -> int:
+    if read_state(settings.home) is not None:
+        _print_running(settings)
+        with Leash() as leash, running_jupyter(command, leash, settings.home) as jupyter:
+            return jupyter.wait()
+    with Supervisor(settings, specs_of(profile), typer.echo) as supervisor:
+        _print_running(settings)
+        with running_jupyter(command, supervisor.topology.leash, settings.home) as jupyter:
+            supervisor.watch(lambda: jupyter.poll() is not None)
+            return jupyter.wait()
+
+
+def _serve(settings: Settings) -> None:
+    # The other commands answer at once because none of them imports the web framework.
+    from labshop.api.server import run  # noqa: PLC0415
+
+    run(settings)
+
+
+def _print_running(settings: Settings) -> None:
+    state = read_state(settings.home)
+    if state is not None:
+        _print_state(state)
+
+
+def _print_state(state: State) -> None:
+    rows = [("NAME", "ROLE", "STATE", "PID", "URL")]
+    rows += [(node.name, node.role, *_health(node), node.url) for node in state.nodes]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        typer.echo("  ".join(cells).rstrip())
+    if state.api_url is None:
+        typer.echo("The API has not started yet.")
+        return
+    is_ready, why = readiness(state.api_url)
+    typer.echo(f"API   {state.api_url}  {why if is_ready else f'not ready: {why}'}")
+    typer.echo(f"Docs  {state.api_url}/docs")
+
+
+def _health(node: NodeState) -> tuple[str, str]:
+    """Return a node's state and its process id as it says itself: it may have been restarted."""
+    try:
+        pid = answering_pid(urlsplit(node.url).port or 0)
+    except TimeoutError:
+        return "no answer", str(node.pid)
+    return ("alive", str(pid)) if pid else ("dead", str(node.pid))
+
+
+if __name__ == "__main__":
+    main()
