@@ -1,0 +1,147 @@
+"""The ordered connection: one reply per command, whatever happens to the wire."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from labshop.locks import Node, NodeDown, NodeRefused, NodeSilent
+from labshop.lua import load_script
+from labshop.stack.leash import Leash
+from labshop.stack.nodes import NodeSpec, ServerNode, find_server
+from labshop.stack.ports import free_port
+from tests.conftest import eventually
+
+
+async def test_replies_find_their_commands(node: Node) -> None:
+    """A thousand commands of as many tasks each get their own reply."""
+    replies = await asyncio.gather(*(node.command("ECHO", str(n)) for n in range(1_000)))
+
+    assert replies == [str(n) for n in range(1_000)]
+
+
+async def test_commands_are_carried_out_in_the_order_of_their_issue(node: Node) -> None:
+    """Tasks that start in order are served in order, over one connection."""
+    await asyncio.gather(*(node.command("RPUSH", "list", n) for n in range(200)))
+
+    assert await node.command("LRANGE", "list", 0, -1) == [str(n) for n in range(200)]
+    clients = await node.command("CLIENT", "LIST")
+    assert clients.count("\n") <= 2  # this one, and one of the fixture that emptied the server
+
+
+async def test_an_error_reply_is_definite(node: Node) -> None:
+    """An error that the server answers is raised with its text, and the next command works."""
+    with pytest.raises(NodeRefused, match="wrong number of arguments") as refusal:
+        await node.command("GET")
+
+    assert refusal.value.definite
+    assert await node.command("PING") == "PONG"
+
+
+async def test_nobody_listens_there() -> None:
+    """A server that is not there is a definite failure: nothing was sent."""
+    nowhere = Node(f"redis://127.0.0.1:{free_port()}", timeout_ms=500)
+
+    with pytest.raises(NodeDown) as refusal:
+        await nowhere.command("PING")
+
+    assert refusal.value.definite
+
+
+async def test_a_late_reply_is_dropped_and_never_given_to_another(
+    either_server: ServerNode, node: Node
+) -> None:
+    """After a timeout, the next command gets its own reply, not the late one."""
+    hasty = Node(either_server.url, timeout_ms=100)
+    await hasty.command("PING")
+    either_server.freeze()
+    try:
+        with pytest.raises(NodeSilent) as silence:
+            await hasty.command("ECHO", "late")
+    finally:
+        either_server.thaw()
+
+    assert not silence.value.definite
+    assert await hasty.command("ECHO", "own") == "own"
+    await hasty.close()
+
+
+async def test_a_bounded_number_of_commands_waits(either_server: ServerNode, node: Node) -> None:
+    """While a server hangs, commands above the backlog are refused at once."""
+    small = Node(either_server.url, timeout_ms=300, backlog=5)
+    await small.command("PING")
+    either_server.freeze()
+    try:
+        outcomes = await asyncio.gather(
+            *(small.command("PING") for _ in range(8)), return_exceptions=True
+        )
+    finally:
+        either_server.thaw()
+
+    assert [type(outcome) for outcome in outcomes] == [NodeSilent] * 5 + [NodeDown] * 3
+    await small.close()
+
+
+async def test_a_broken_connection_leaves_commands_unknown_and_dials_anew(node: Node) -> None:
+    """A connection that the server cuts fails what was in flight; the next command works."""
+    stuck = asyncio.create_task(node.command("BLPOP", "nothing", 0))
+    await eventually(lambda: is_blocked(node, stuck))
+
+    assert await node_cut(node) >= 1
+    with pytest.raises(NodeSilent, match="connection broke"):
+        await stuck
+    assert await node.command("PING") == "PONG"
+
+
+async def is_blocked(node: Node, task: "asyncio.Task[object]") -> bool:
+    helper = Node(f"redis://{node.name}", timeout_ms=2_000)
+    info = await helper.command("INFO", "clients")
+    await helper.close()
+    return "blocked_clients:1" in info and not task.done()
+
+
+async def node_cut(node: Node) -> int:
+    helper = Node(f"redis://{node.name}", timeout_ms=2_000)
+    cut = await helper.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await helper.close()
+    return int(cut)
+
+
+async def test_a_script_is_posted_behind_what_was_sent_before(node: Node) -> None:
+    """A posted release is carried out after the SET before it, and before the GET after it."""
+    release = load_script("labshop.locks", "release_lock")
+    await node.command("PING")
+    setting = asyncio.create_task(node.command("SET", "key", "token"))
+    await asyncio.sleep(0)
+
+    assert node.post(release, ["key"], ["token"])
+
+    assert await node.command("GET", "key") is None
+    await setting
+
+
+async def test_posting_without_a_connection_says_so() -> None:
+    """Where there is no connection, nothing is posted, and the caller is told."""
+    nowhere = Node(f"redis://127.0.0.1:{free_port()}", timeout_ms=500)
+
+    assert not nowhere.post(load_script("labshop.locks", "release_lock"), ["key"], ["token"])
+
+
+async def test_a_password_is_given_and_a_wrong_one_refused(tmp_path: Path, leash: Leash) -> None:
+    """The URL's password opens the server; another one is a definite failure."""
+    server = ServerNode(NodeSpec("guarded", "lock"), find_server(None), tmp_path, leash)
+    server.start()
+    try:
+        open_node = Node(server.url, timeout_ms=2_000)
+        await open_node.command("CONFIG", "SET", "requirepass", "p@ss")
+        await open_node.close()
+        good = Node(server.url.replace("//", "//:p%40ss@") + "/3", timeout_ms=2_000)
+        bad = Node(server.url.replace("//", "//:wrong@"), timeout_ms=2_000)
+
+        assert await good.command("PING") == "PONG"
+        assert "db=3" in await good.command("CLIENT", "INFO")
+        with pytest.raises(NodeDown, match="WRONGPASS"):
+            await bad.command("PING")
+        await good.close()
+    finally:
+        server.kill()
