@@ -24,7 +24,8 @@ from labshop.stack.jupyter import jupyter_command, running_jupyter
 from labshop.stack.leash import Leash
 from labshop.stack.ports import choose_port
 from labshop.stack.probe import answering_pid
-from labshop.stack.supervisor import Supervisor, end_running_lab, ended_by_signals, readiness
+from labshop.stack.shop_api import readiness
+from labshop.stack.supervisor import Supervisor, end_running_lab, ended_by_signals
 from labshop.stack.topology import DEFAULT_PROFILE, specs_of
 
 NOT_RUNNING = 3

@@ -87,7 +87,8 @@ async def open_shop(server: ServerNode, settings: Settings) -> AsyncIterator[Sho
     async with connected(server):
         pass
     async with running(build_shop(settings, gate_url=server.url)) as shop:
-        await eventually(lambda: _sells(shop))
+        async with asyncio.timeout(SETTLE_S):
+            await shop.opened.wait()
         yield shop
 
 
@@ -111,10 +112,6 @@ def need_in_ci(sentence: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(sentence)
     pytest.skip(sentence)
-
-
-async def _sells(shop: Shop) -> bool:
-    return shop.stocked and not shop.inventory.suspect
 
 
 def _serve(server: Path, leash: Leash, folder: Path) -> Iterator[ServerNode]:

@@ -41,7 +41,8 @@ def create_app(settings: Settings, *, gate_url: str) -> FastAPI:
         version="1",
         description=DESCRIPTION,
         lifespan=lifespan,
-        responses={422: {}, 408: {}, 413: {}},
+        redirect_slashes=False,
+        responses={400: {}, 408: {}, 413: {}, 422: {}, 503: {}},
     )
     app.state.shop = shop
     app.state.desk = Desk(shop)

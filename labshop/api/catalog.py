@@ -3,15 +3,16 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path
+from pydantic import Field
 
 from labshop.api.deps import ShopDep
-from labshop.api.schemas import BundleOut, LineBody, ProductOut, StockOut
+from labshop.api.schemas import PLAIN, BundleOut, LineBody, ProductOut, StockOut
 from labshop.shop.errors import NoSuchProduct, Unavailable
 from labshop.storage.catalog import ProductOffer
 
 router = APIRouter(tags=["catalogue"])
 
-ProductId = Annotated[int, Path(ge=1, le=2**31 - 1)]
+ProductId = Annotated[int, Field(ge=1, le=2**31 - 1), PLAIN, Path()]
 
 
 @router.get("/products", responses={503: {}})

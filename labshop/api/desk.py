@@ -11,8 +11,17 @@ An unknown outcome is looked up by the order's id before anybody is told of it.
 
 from labshop.api.errors import InFlight
 from labshop.api.shop import Shop
+from labshop.locks import LockError
 from labshop.shop.domain import Order, Receipt
-from labshop.shop.errors import AlreadyBooked, KeyReused, PurchaseError, Unknown
+from labshop.shop.errors import (
+    AlreadyBooked,
+    KeyReused,
+    LimitReached,
+    PurchaseError,
+    Refused,
+    SoldOut,
+    Unknown,
+)
 from labshop.shop.events import Event
 
 
@@ -36,12 +45,13 @@ class Desk:
         if slot in self._in_flight:
             raise InFlight
         self._in_flight.add(slot)
-        outcome = "refused"
+        # So ends, too, a request that is cut off.
+        outcome = "unknown"
         try:
             receipt, replayed = await self._find_or_buy(stage, order)
             outcome = "replayed" if replayed else "booked"
-        except Unknown:
-            outcome = "unknown"
+        except (Refused, LockError):
+            outcome = "refused"
             raise
         finally:
             self._in_flight.discard(slot)
@@ -51,18 +61,30 @@ class Desk:
         return receipt, replayed
 
     async def _find_or_buy(self, stage: str, order: Order) -> tuple[Receipt, bool]:
-        if order.idempotency_key is not None:
-            booked = await self._shop.ledger.find_by_key(order.user_id, order.idempotency_key)
-            if booked is not None and booked.fingerprint != order.fingerprint:
-                raise KeyReused(order.idempotency_key)
-            if booked is not None:
-                return booked, True
+        earlier = await self._earlier(order)
+        if earlier is not None:
+            return earlier, True
         try:
             return await self._shop.strategies[stage].buy(order), False
-        except AlreadyBooked as earlier:
-            return earlier.receipt, True
+        except AlreadyBooked as booked:
+            return booked.receipt, True
+        except (SoldOut, LimitReached):
+            # The same request in another process may be what took the last units.
+            twin = await self._earlier(order)
+            if twin is None:
+                raise
+            return twin, True
         except Unknown as doubt:
             return await self._look_up(order, doubt), False
+
+    async def _earlier(self, order: Order) -> Receipt | None:
+        """What stands in the ledger under the order's key."""
+        if order.idempotency_key is None:
+            return None
+        booked = await self._shop.ledger.find_by_key(order.user_id, order.idempotency_key)
+        if booked is not None and booked.fingerprint != order.fingerprint:
+            raise KeyReused(order.idempotency_key)
+        return booked
 
     async def _look_up(self, order: Order, doubt: Unknown) -> Receipt:
         try:

@@ -45,6 +45,12 @@ class TooManyTries(Exception):
         self.retry_after_s = retry_after_s
 
 
+class NoSuchBundle(Exception):
+    def __init__(self, bundle_id: int) -> None:
+        super().__init__(f"There is no bundle {bundle_id}.")
+        self.bundle_id = bundle_id
+
+
 class InFlight(Exception):
     """A request with the same idempotency key has not been answered yet."""
 
@@ -69,6 +75,7 @@ TABLE: dict[type[Exception], Answer] = {
     TooManyTries: Answer(429, "Too many tries"),
     InFlight: Answer(409, "Request in flight", retry_after_s=1),
     NameTaken: Answer(409, "Name taken"),
+    NoSuchBundle: Answer(404, "No such bundle"),
     shop.BadOrder: Answer(422, "Bad order"),
     shop.NoSuchProduct: Answer(404, "No such product"),
     shop.NoSuchOrder: Answer(404, "No such order"),
@@ -137,12 +144,18 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _by_status(_request: Request, error: Exception) -> JSONResponse:
+async def _by_status(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # The framework names the methods of one route only, where two share a path.
+        methods = request.app.openapi()["paths"].get(request.scope["route"].path, {})
+        headers["Allow"] = ", ".join(sorted(map(str.upper, methods))) or headers["Allow"]
     title = HTTPStatus(error.status_code).phrase
-    return problem(error.status_code, title, title, headers=error.headers)
+    return problem(error.status_code, title, error.detail, headers=headers)
 
 
 async def _defect(_request: Request, error: Exception) -> JSONResponse:
-    log.error("request.defect", exc_info=error)
+    # The server logs the traceback; drawn with its local variables it would hold passwords.
+    log.error("request.defect", error=type(error).__name__)
     return problem(500, "Internal Server Error", "This is a defect of the shop; it is logged.")

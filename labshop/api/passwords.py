@@ -31,13 +31,12 @@ class Passwords:
         return await anyio.to_thread.run_sync(self.hash_now, password, limiter=self._limiter)
 
     async def verify(self, password: str, password_hash: str | None) -> bool:
-        """Whether the password fits; without a hash it takes as long, and does not."""
-        if password_hash is None:
+        """Whether the password fits; without a usable hash it takes as long, and does not."""
+        usable = password_hash is not None and Argon2Hasher.identify(password_hash)
+        if password_hash is None or not usable:
             self._nobodys = self._nobodys or await self.hash("nobody's password")
-            await anyio.to_thread.run_sync(
-                self._hasher.verify, password, self._nobodys, limiter=self._limiter
-            )
-            return False
-        return await anyio.to_thread.run_sync(
+            password_hash = self._nobodys
+        fits = await anyio.to_thread.run_sync(
             self._hasher.verify, password, password_hash, limiter=self._limiter
         )
+        return usable and fits

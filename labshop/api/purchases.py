@@ -5,10 +5,12 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import Field
 
 from labshop.api.deps import BuyerDep, ShopDep
 from labshop.api.desk import Desk
-from labshop.api.schemas import BundleIn, OrderOut, PurchaseIn
+from labshop.api.errors import NoSuchBundle
+from labshop.api.schemas import PLAIN, BundleIn, OrderOut, PurchaseIn
 from labshop.api.shop import Shop
 from labshop.shop.domain import Line, Order
 from labshop.shop.errors import BadOrder, NoSuchOrder
@@ -24,8 +26,8 @@ IdempotencyKey = Annotated[
         examples=["7f9c2ba4-e88f-4279"],
     ),
 ]
-Limit = Annotated[int, Query(ge=1, le=100)]
-Offset = Annotated[int, Query(ge=0, le=1_000_000)]
+Limit = Annotated[int, Field(ge=1, le=100), PLAIN, Query()]
+Offset = Annotated[int, Field(ge=0, le=1_000_000), PLAIN, Query()]
 
 
 def purchase_route(stage: str) -> APIRouter:
@@ -54,6 +56,8 @@ def _buyer(stage: str) -> Callable[..., Awaitable[OrderOut]]:
     ) -> OrderOut:
         """Buy. The answer comes after the order is on disk."""
         desk: Desk = request.app.state.desk
+        if len(request.headers.getlist("Idempotency-Key")) > 1:
+            raise BadOrder("A request has one Idempotency-Key at most.")
         lines = await _lines(body, shop)
         order = Order.place(buyer.id, lines, idempotency_key=idempotency_key)
         receipt, replayed = await desk.buy(stage, order)
@@ -70,7 +74,7 @@ async def _lines(body: PurchaseIn, shop: Shop) -> list[Line]:
     for bundle in await shop.catalog.bundles():
         if bundle.id == body.bundle_id:
             return list(bundle.lines)
-    raise BadOrder(f"There is no bundle {body.bundle_id}.")
+    raise NoSuchBundle(body.bundle_id)
 
 
 @router.get("/orders", responses={401: {}, 503: {}})

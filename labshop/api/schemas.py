@@ -4,14 +4,27 @@ Numbers are strict: ``"5"``, ``5.0`` and ``true`` are not 5. Unknown fields are 
 that nobody sets a field that they only guessed.
 """
 
+import re
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from labshop.shop.domain import MAX_LINES, MAX_QUANTITY, Receipt
 
+PLAIN_NUMBER = re.compile("0|[1-9][0-9]*")
+
+
+def _plain(text: object) -> object:
+    if isinstance(text, str) and not PLAIN_NUMBER.fullmatch(text):
+        raise PydanticCustomError("plain_number", "not a number in digits alone")
+    return text
+
+
+# In a path or a query all is text, of which pydantic would take "5.0", "+5", "1_0" and " 5".
+PLAIN = BeforeValidator(_plain)
 Id = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@+-]{3,64}$", examples=["ada"])]
 Password = Annotated[

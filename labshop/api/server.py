@@ -34,6 +34,9 @@ def run(settings: Settings) -> None:
         host=settings.api_host,
         port=settings.api_port,
         http=headers_within(settings.receive_timeout_ms),
+        ws="none",
+        # Anybody can send X-Forwarded-For, and there is no proxy here that would check it.
+        proxy_headers=False,
         log_level="warning",
         access_log=False,
         server_header=False,

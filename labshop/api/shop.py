@@ -8,7 +8,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio.to_thread
@@ -23,7 +23,7 @@ from labshop.locks import Lock, LockEvent, Node, NodeError, SingleLock
 from labshop.ops.metrics import Metrics
 from labshop.ops.reconcile import Reconciler
 from labshop.settings import Settings
-from labshop.shop.errors import Unavailable
+from labshop.shop.errors import Refused, Unavailable
 from labshop.shop.events import Event, EventBus
 from labshop.stages.base import PurchaseStrategy, Toolbox, load_strategy
 from labshop.storage.accounts import Accounts
@@ -37,7 +37,7 @@ from labshop.storage.writer import GroupWriter
 log = structlog.get_logger()
 
 STAGES = {"v1": "labshop.stages.v1_setnx:Purchase"}
-SEED_RETRY_MS = 500
+OPEN_RETRY_MS = 500
 
 
 @dataclass
@@ -59,8 +59,11 @@ class Shop:
     metrics: Metrics
     reconciler: Reconciler
     strategies: dict[str, PurchaseStrategy]
+    admin_password: str = field(repr=False)
     stocked: bool = False
     """True once the ledger has its tables and its catalogue."""
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the gate has been built from the ledger."""
 
     def lock(self, name: str) -> Lock:
         """The lock of stage v1 on a name."""
@@ -106,23 +109,28 @@ class Shop:
         details = {"event": event.kind, "key": event.key, "fence": event.fence}
         self.events.publish(Event("lock", details))
 
-    async def stock_up(self) -> None:
-        """Migrate and seed the ledger, as often as it takes; then keep the gate true to it."""
-        password = _secret(self.settings.home / "admin-password", self.settings.admin_password)
-        password_hash = await self.passwords.hash(password)
-        while not self.stocked:
+    async def work(self) -> None:
+        """Open, as soon as both stores can be reached; then keep the gate true to the ledger."""
+        while not self.opened.is_set():
             try:
-                await anyio.to_thread.run_sync(self.database.migrate)
-                await anyio.to_thread.run_sync(
-                    lambda: seed(self.database, admin_password_hash=password_hash)
-                )
-                self.stocked = True
-            except OUTAGE as error:
-                log.warning("ledger.unavailable", reason=outage_reason(error))
-                await self.clock.sleep_ms(SEED_RETRY_MS)
-        # A process that died may have cancelled an order without telling the gate.
-        self.inventory.suspect = True
+                await self._open()
+            except (*OUTAGE, Refused) as outage:
+                log.warning("shop.closed", reason=outage_reason(outage))
+                await self.clock.sleep_ms(OPEN_RETRY_MS)
         await self.reconciler.run()
+
+    async def _open(self) -> None:
+        if not self.stocked:
+            password = _secret(self.settings.home / "admin-password", self.settings.admin_password)
+            password_hash = await self.passwords.hash(password)
+            await anyio.to_thread.run_sync(self.database.migrate)
+            await anyio.to_thread.run_sync(
+                lambda: seed(self.database, admin_password_hash=password_hash)
+            )
+            self.stocked = True
+        # A process that died may have cancelled an order without telling the gate.
+        await self.inventory.rebuild()
+        self.opened.set()
 
 
 def build_shop(settings: Settings, *, gate_url: str, clock: Clock | None = None) -> Shop:
@@ -135,7 +143,10 @@ def build_shop(settings: Settings, *, gate_url: str, clock: Clock | None = None)
     database = Database(settings.ledger_url(), timeout_ms=settings.database_timeout_ms)
     writer = GroupWriter(database, timeout_ms=settings.database_timeout_ms)
     ledger = SqlLedger(database, writer)
-    node = Node(gate_url, timeout_ms=settings.node_timeout_ms)
+    try:
+        node = Node(gate_url, timeout_ms=settings.node_timeout_ms)
+    except ValueError as error:
+        raise SetupError(f"LABSHOP_GATE_URL is not usable: {error}.") from None
     inventory = RedisInventory(node, ledger.snapshot, clock=clock)
     secret = _secret(settings.home / "jwt-secret", settings.jwt_secret)
     stages = dict(STAGES)
@@ -159,6 +170,7 @@ def build_shop(settings: Settings, *, gate_url: str, clock: Clock | None = None)
             inventory, ledger, clock, reservation_ttl_ms=settings.reservation_ttl_ms
         ),
         strategies={},
+        admin_password=_secret(settings.home / "admin-password", settings.admin_password),
     )
     for stage, path in stages.items():
         shop.strategies[stage] = load_strategy(path)(shop.toolbox())
@@ -169,7 +181,7 @@ def build_shop(settings: Settings, *, gate_url: str, clock: Clock | None = None)
 async def running(shop: Shop) -> AsyncIterator[Shop]:
     """The shop with its writer and its reconciler at work, for an ``async with`` body."""
     async with asyncio.TaskGroup() as tasks:
-        workers = [tasks.create_task(shop.writer.run()), tasks.create_task(shop.stock_up())]
+        workers = [tasks.create_task(shop.writer.run()), tasks.create_task(shop.work())]
         try:
             yield shop
         finally:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from labshop.errors import SetupError
 from labshop.stack.home import make_home
-from labshop.stack.supervisor import end_process
+from labshop.stack.shop_api import end_process
 
 _READY = "ready"
 

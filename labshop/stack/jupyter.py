@@ -17,7 +17,7 @@ from pathlib import Path
 import labshop
 from labshop.errors import SetupError
 from labshop.stack.leash import Leash
-from labshop.stack.supervisor import end_process
+from labshop.stack.shop_api import end_process
 
 
 def jupyter_command(extra: Sequence[str]) -> list[str]:

@@ -34,7 +34,7 @@ from labshop.shop.errors import (
     StockHeld,
     Unavailable,
 )
-from labshop.storage.ledger import Snapshot
+from labshop.storage.records import Snapshot
 
 REMEMBER_MS = 600_000
 """How long a settled order is remembered; far longer than any message is on its way."""
@@ -155,7 +155,7 @@ class RedisInventory:
         args += [part for pair in snapshot.left.items() for part in pair]
         args += [part for pair in snapshot.bought.items() for part in pair]
         keys = (self._gate, self._bought, self._held, self._ticket)
-        return await self._run("heat_gate", keys, args) == 1
+        return bool(await self._run("heat_gate", keys, args) == 1)
 
     async def _tell(self, script: str, receipt: Receipt, sequence: int) -> None:
         args: list[Part] = [str(receipt.order_id), receipt.user_id, sequence, REMEMBER_MS]

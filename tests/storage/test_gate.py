@@ -9,7 +9,7 @@ from labshop.api.shop import Shop
 from labshop.locks import NodeDown
 from labshop.shop.domain import Line, Order
 from labshop.shop.errors import LimitReached, NoSuchProduct, SoldOut, StockHeld, Unavailable
-from labshop.storage.ledger import Snapshot
+from labshop.storage.records import Snapshot
 from tests.conftest import users
 
 PRODUCT = 1

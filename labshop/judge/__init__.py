@@ -1,0 +1,1 @@
+"""Judges runs: the same judge for lessons, tests and whoever wants to know."""

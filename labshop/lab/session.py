@@ -1,0 +1,149 @@
+"""A lesson's own shop: servers, ledger and API that nobody else can disturb.
+
+The problem: a lesson kills servers and empties memories, and two learners may sit on one
+machine. The idea: each session starts its own Redis processes and its own ledger, in a folder
+of its own, in well under a second; they end with the kernel, however that ends. A Redis that
+is named by LABSHOP_GATE_URL is used instead; such a session empties that database first.
+"""
+
+import asyncio
+import inspect
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from IPython.display import Code, display
+
+from labshop.api.shop import Shop, build_shop, running
+from labshop.judge.books import Books
+from labshop.lab.crowd import Answers, press_buy
+from labshop.locks import Node
+from labshop.settings import Settings, read_settings
+from labshop.stack.leash import Leash
+from labshop.stack.ports import LOOPBACK, free_port
+from labshop.stack.shop_api import ApiProcess
+from labshop.stack.topology import Topology
+
+READY_S = 20.0
+
+
+class Lab:
+    """What a lesson works with. Make one by `open_lab`."""
+
+    def __init__(self, home: Path, settings: Settings) -> None:
+        self.home = home
+        self._settings = settings
+        self._undo = ExitStack()
+        self._end = asyncio.Event()
+        self._life: asyncio.Task[None] | None = None
+        self._users = 0
+        self.topology: Topology | None = None
+        self.shop: Shop
+
+    @property
+    def node(self) -> Node:
+        """The primary: the Redis that holds stock and locks."""
+        return self.shop.node
+
+    async def start(self) -> None:
+        """Start servers and shop; returns when the shop can sell."""
+        gate_url = self._settings.gate_url
+        if gate_url is None:
+            self.topology = self._undo.enter_context(
+                Topology(self.home, self._settings.redis_server)
+            )
+            gate_url = self.topology["primary"].url
+        self._gate_url = gate_url
+        self.shop = build_shop(self._settings, gate_url=gate_url)
+        await self.node.command("FLUSHDB")
+        # Each cell is a task of its own, and a task group ends in the task that began it:
+        # so the shop lives in one task, from here to `close`.
+        self._life = asyncio.create_task(self._live())
+        async with asyncio.timeout(READY_S):
+            await self.shop.opened.wait()
+
+    async def close(self) -> None:
+        """End the shop and its servers; without it they end with the kernel."""
+        self._end.set()
+        if self._life is not None:
+            await self._life
+        self._undo.close()
+
+    async def put_on_sale(self, product_id: int, units: int) -> None:
+        """Give a product that much stock, in the ledger and at the gate."""
+        await self.shop.ledger.adjust(product_id, units=units, actor="lesson")
+        await self.shop.inventory.rebuild()
+
+    async def buyers(self, count: int) -> list[int]:
+        """New users, by their ids."""
+        numbers = range(self._users, self._users + count)
+        self._users += count
+        accounts = (self.shop.accounts.create(f"buyer-{number}", "!") for number in numbers)
+        return [account.id for account in await asyncio.gather(*accounts)]
+
+    async def books(self, product_id: int, *, stock: int, wanted: int) -> Books:
+        """What gate and ledger say about a product after a sale of `stock` units."""
+        gate = await self.node.command(
+            "HMGET", "{sale:1}:gate", f"left:{product_id}", f"held:{product_id}"
+        )
+        left_ledger = (await self.shop.ledger.snapshot()).left[product_id]
+        return Books(
+            stock=stock,
+            wanted=wanted,
+            sold=await self.shop.ledger.sold(product_id),
+            left_ledger=left_ledger,
+            left_gate=sum(int(units or 0) for units in gate),
+        )
+
+    @contextmanager
+    def serving(self) -> Iterator[ApiProcess]:
+        """The API as a process of its own on this lab's stores, to be called and killed."""
+        with Leash() as leash:
+            api = ApiProcess(
+                leash, self.home, gate_url=self._gate_url, host=LOOPBACK, port=free_port()
+            )
+            api.start()
+            yield api
+
+    async def crowd(self, url: str, product_id: int, buyers: int) -> Answers:
+        """Let so many new users press *buy* at once, over HTTP."""
+        tokens = [self.shop.tokens.issue(user_id) for user_id in await self.buyers(buyers)]
+        return await press_buy(url, tokens, product_id)
+
+    async def _live(self) -> None:
+        async with running(self.shop):
+            await self._end.wait()
+
+
+async def open_lab(**overrides: Any) -> Lab:
+    """Start a lesson's own servers and shop.
+
+    Args:
+        overrides: settings for this lab, by their names, such as ``lock_ttl_ms=500``.
+
+    Raises:
+        SetupError: no server can be started; the sentence says what to do.
+    """
+    home = Path(tempfile.mkdtemp(prefix="labshop-lesson-"))
+    lab = Lab(home, read_settings(**{"home": home, **overrides}))
+    await lab.start()
+    return lab
+
+
+def show_source(thing: Callable[..., object] | type) -> None:
+    """Show the source of what has just run: the package's own, never a copy."""
+    display(Code(textwrap.dedent(inspect.getsource(thing)), language="python"))  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def expect(kind: type[Exception]) -> Iterator[None]:
+    """Run a body that must fail in this way, and print how; it is an error if it does not."""
+    try:
+        yield
+    except kind as error:
+        print(f"{type(error).__name__}: {error}")  # noqa: T201  # a lesson prints
+    else:
+        raise AssertionError(f"{kind.__name__} was expected, and did not come")

@@ -1,0 +1,104 @@
+"""What the ledger holds, read within one transaction."""
+
+from dataclasses import dataclass
+from datetime import UTC
+from uuid import UUID
+
+from sqlalchemy import func
+from sqlmodel import Session, col, desc, select
+
+from labshop.shop.domain import Line, Receipt, Sale
+from labshop.storage.catalog import read_sale
+from labshop.storage.tables import Product, Purchase, PurchaseLine, StockEvent
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the ledger holds at one moment: enough to build the gate anew.
+
+    `sequence` is the newest stock event it includes; `left` maps product to units; `bought`
+    maps user to units in this sale.
+    """
+
+    sale: Sale
+    sequence: int
+    left: dict[int, int]
+    bought: dict[int, int]
+
+
+def read_snapshot(session: Session) -> Snapshot:
+    sale = read_sale(session)
+    sequence = session.exec(select(func.max(StockEvent.id))).one() or 0
+    products = session.exec(select(Product.id, Product.stock_left)).all()
+    left = {product_id: units for product_id, units in products if product_id is not None}
+    return Snapshot(sale, sequence, left, read_bought(session, sale.id))
+
+
+def read_bought(session: Session, sale_id: int, user_id: int | None = None) -> dict[int, int]:
+    """Units bought per user in a sale: of all users, or of one."""
+    units = (
+        select(Purchase.user_id, func.sum(PurchaseLine.quantity))
+        .join(PurchaseLine, col(PurchaseLine.purchase_id) == col(Purchase.id))
+        .where(Purchase.sale_id == sale_id, Purchase.status == "confirmed")
+        .group_by(col(Purchase.user_id))
+    )
+    if user_id is not None:
+        units = units.where(Purchase.user_id == user_id)
+    return {buyer: int(total) for buyer, total in session.exec(units)}
+
+
+def _receipt(session: Session, purchase: Purchase | None) -> Receipt | None:
+    if purchase is None:
+        return None
+    lines = session.exec(
+        select(PurchaseLine.product_id, PurchaseLine.quantity)
+        .where(PurchaseLine.purchase_id == purchase.id)
+        .order_by(col(PurchaseLine.product_id))
+    ).all()
+    return as_receipt(purchase, tuple(Line(*line) for line in lines))
+
+
+def read_sold(session: Session, product_id: int) -> int:
+    """Units of a product in orders that stand."""
+    units = (
+        select(func.coalesce(func.sum(PurchaseLine.quantity), 0))
+        .join(Purchase, col(Purchase.id) == col(PurchaseLine.purchase_id))
+        .where(PurchaseLine.product_id == product_id, Purchase.status == "confirmed")
+    )
+    return int(session.exec(units).one())
+
+
+def find(session: Session, order_id: UUID) -> Receipt | None:
+    return _receipt(session, session.get(Purchase, order_id, populate_existing=True))
+
+
+def find_by_key(session: Session, user_id: int, key: str) -> Receipt | None:
+    booked = select(Purchase).where(Purchase.user_id == user_id, Purchase.idempotency_key == key)
+    return _receipt(session, session.exec(booked).first())
+
+
+def read_orders(session: Session, user_id: int, limit: int, offset: int) -> list[Receipt]:
+    newest_first = (
+        select(Purchase)
+        .where(Purchase.user_id == user_id)
+        .order_by(desc(Purchase.created_at), desc(Purchase.id))
+        .limit(limit)
+        .offset(offset)
+    )
+    receipts = (_receipt(session, purchase) for purchase in session.exec(newest_first).all())
+    return [receipt for receipt in receipts if receipt is not None]
+
+
+def as_receipt(purchase: Purchase, lines: tuple[Line, ...]) -> Receipt:
+    return Receipt(
+        order_id=purchase.id,
+        user_id=purchase.user_id,
+        lines=lines,
+        price_minor=purchase.price_minor,
+        fence=purchase.fence,
+        sequence=purchase.sequence,
+        status="cancelled" if purchase.status == "cancelled" else "confirmed",
+        created_at=purchase.created_at.replace(tzinfo=UTC),
+        idempotency_key=purchase.idempotency_key,
+        fingerprint=purchase.fingerprint,
+    )
