@@ -52,7 +52,8 @@ def new_figure(title: str, caption: str, *, min_width_px: int = 320) -> go.Figur
     return go.Figure(
         layout={
             "template": TEMPLATE,
-            "title": {"text": "<br>".join(lines)},
+            # Plotly anchors a title by its last line.
+            "title": {"text": "<br>".join(lines), "pad": {"t": 14 + 20 * (len(lines) - 1)}},
             "margin": {"t": 34 + 24 * len(lines)},
             "meta": {"caption": caption, "min_width_px": min_width_px},
         }

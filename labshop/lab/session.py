@@ -22,12 +22,14 @@ from labshop.judge.books import Books
 from labshop.lab.crowd import Answers, press_buy
 from labshop.locks import Node
 from labshop.settings import Settings, read_settings
+from labshop.shop.errors import Unavailable
 from labshop.stack.leash import Leash
 from labshop.stack.ports import LOOPBACK, free_port
 from labshop.stack.shop_api import ApiProcess
 from labshop.stack.topology import Topology
 
 READY_S = 20.0
+POLL_S = 0.005
 
 
 class Lab:
@@ -47,6 +49,11 @@ class Lab:
     def node(self) -> Node:
         """The primary: the Redis that holds stock and locks."""
         return self.shop.node
+
+    @property
+    def primary_port(self) -> int:
+        """The primary's port on this machine."""
+        return self.node.port
 
     async def start(self) -> None:
         """Start servers and shop; returns when the shop can sell."""
@@ -108,6 +115,25 @@ class Lab:
             api.start()
             yield api
 
+    async def until_sold(self, product_id: int, units: int) -> None:
+        """Wait until the ledger has sold that many units of a product."""
+        async with asyncio.timeout(READY_S):
+            while await self.shop.ledger.sold(product_id) < units:  # noqa: ASYNC110  # see below
+                await asyncio.sleep(POLL_S)
+
+    async def until_open(self) -> None:
+        """Wait until gate and ledger can be reached again."""
+        async with asyncio.timeout(READY_S):
+            while not await self._is_open():  # noqa: ASYNC110  # an event of another process
+                await asyncio.sleep(POLL_S)
+
+    async def _is_open(self) -> bool:
+        try:
+            await self.shop.check()
+        except Unavailable:
+            return False
+        return True
+
     async def crowd(self, url: str, product_id: int, buyers: int) -> Answers:
         """Let so many new users press *buy* at once, over HTTP."""
         tokens = [self.shop.tokens.issue(user_id) for user_id in await self.buyers(buyers)]
@@ -118,16 +144,17 @@ class Lab:
             await self._end.wait()
 
 
-async def open_lab(**overrides: Any) -> Lab:
+async def open_lab(*, name: str, **overrides: Any) -> Lab:
     """Start a lesson's own servers and shop.
 
     Args:
+        name: begins the name of the lab's folder.
         overrides: settings for this lab, by their names, such as ``lock_ttl_ms=500``.
 
     Raises:
         SetupError: no server can be started; the sentence says what to do.
     """
-    home = Path(tempfile.mkdtemp(prefix="labshop-lesson-"))
+    home = Path(tempfile.mkdtemp(prefix=f"labshop-{name}-"))
     lab = Lab(home, read_settings(**{"home": home, **overrides}))
     await lab.start()
     return lab
@@ -139,11 +166,19 @@ def show_source(thing: Callable[..., object] | type) -> None:
 
 
 @contextmanager
-def expect(kind: type[Exception]) -> Iterator[None]:
-    """Run a body that must fail in this way, and print how; it is an error if it does not."""
+def expect(kind: type[Exception], *, quote: bool = True) -> Iterator[None]:
+    """Run a body that must fail in this way, and print that it did.
+
+    Args:
+        kind: what must be raised.
+        quote: print its message too; not for one that differs from run to run.
+
+    Raises:
+        AssertionError: it was not raised.
+    """
     try:
         yield
     except kind as error:
-        print(f"{type(error).__name__}: {error}")  # noqa: T201  # a lesson prints
+        print(f"{kind.__name__}: {error}" if quote else f"{kind.__name__}, as expected")
     else:
         raise AssertionError(f"{kind.__name__} was expected, and did not come")

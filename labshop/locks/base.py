@@ -34,10 +34,10 @@ class LockError(Exception):
 class LockTimeout(LockError):
     """The lock was held by others for as long as the caller was ready to wait."""
 
-    def __init__(self, key: str, waited_ms: float) -> None:
-        super().__init__(f"{key} was not free within {waited_ms:.0f} ms")
+    def __init__(self, key: str, wait_ms: float) -> None:
+        super().__init__(f"{key} was not free within {wait_ms:.0f} ms")
         self.key = key
-        self.waited_ms = waited_ms
+        self.wait_ms = wait_ms
 
 
 class LockLost(LockError):

@@ -87,9 +87,8 @@ class SingleLock:
                 finally:
                     await self._release(lease)
         except NoTurn:
-            waited_ms = self.clock.now_ms() - asked_ms
-            self._tell("timed_out", "", waited_ms=waited_ms)
-            raise LockTimeout(self.key, waited_ms) from None
+            self._tell("timed_out", "", waited_ms=self.clock.now_ms() - asked_ms)
+            raise LockTimeout(self.key, wait_ms) from None
 
     async def _acquire(self, asked_ms: float, deadline_ms: float) -> "SingleLease":
         token = secrets.token_hex(16)

@@ -56,14 +56,13 @@ async def test_a_timeout_of_the_body_is_the_bodys_own(node: Node) -> None:
 
 
 async def test_another_process_is_kept_out(node: Node, elsewhere: Node) -> None:
-    """Who does not get the lock in time is told so, with the time that it waited."""
+    """Who does not get the lock in time is told so, with the time that it was to wait."""
     async with lock_on(node).hold(wait_ms=0):
         with pytest.raises(LockTimeout) as refusal:
             async with lock_on(elsewhere).hold(wait_ms=50):
                 pytest.fail("two holders")
 
-    assert refusal.value.key == "door"
-    assert 0 <= refusal.value.waited_ms < 1_000
+    assert (refusal.value.key, refusal.value.wait_ms) == ("door", 50)
 
 
 async def test_another_process_gets_it_after_the_release(node: Node, elsewhere: Node) -> None:

@@ -1,0 +1,181 @@
+"""The exercise of lesson 1: acquire and release, graded property by property."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from labshop.lab.grade import (
+    Broken,
+    Finding,
+    Grade,
+    Lockish,
+    ProcessEndedError,
+    Tap,
+    Unfinished,
+)
+from labshop.lab.lanes import Bar, Point
+from labshop.locks import Node
+
+KEY = "exercise:lock"
+TTL_MS = 60
+LONG_MS = 10_000
+
+Property = Callable[[Lockish, Node], Awaitable[None]]
+
+
+async def check_lock(lock: Lockish, node: Node) -> Grade:
+    """Grade a lock on a real node.
+
+    Args:
+        lock: the learner's, with `acquire` and `release`.
+        node: an empty key ``exercise:lock`` on it is used.
+    """
+    findings = []
+    for name, (points, holds) in PROPERTIES.items():
+        await node.command("DEL", KEY)
+        try:
+            await holds(lock, node)
+            findings.append(Finding(name, points, "PASS"))
+        except Unfinished:
+            findings.append(Finding(name, points, "TODO"))
+        except Broken as broken:
+            findings.append(Finding(name, points, "FAIL", broken.reason, broken.story))
+        except Exception as error:  # noqa: BLE001  # whatever a learner's code raises is a finding
+            findings.append(Finding(name, points, "FAIL", f"{type(error).__name__}: {error}"))
+    await node.command("DEL", KEY)
+    return Grade("01_setnx/lock", tuple(findings))
+
+
+async def one_holder(lock: Lockish, node: Node) -> None:
+    """The first gets it, the second does not, and the key keeps the first one's token."""
+    if await lock.acquire(Tap(node), KEY, "ada", LONG_MS) is not True:
+        raise Broken("a free lock was not acquired (acquire must return True)")
+    second = await lock.acquire(Tap(node), KEY, "bob", LONG_MS)
+    if second is True or await node.command("GET", KEY) != "ada":
+        raise Broken(
+            "Ada held the lock, and Bob got it too",
+            (
+                Bar("Ada", 1, 5, "lease", "holds it"),
+                Point("Bob", 2, "command", "acquire"),
+                Bar("Bob", 3, 5, "lease", "holds it too"),
+            ),
+        )
+
+
+async def ends_by_itself(lock: Lockish, node: Node) -> None:
+    """Wherever the process ends within acquire, the key is free or has an end."""
+    for step in range(1, await _commands_of_acquire(lock, node) + 1):
+        await node.command("DEL", KEY)
+        tap = Tap(node, crash_after=step)
+        with suppress(ProcessEndedError):
+            await lock.acquire(tap, KEY, "ada", LONG_MS)
+        if await node.command("PTTL", KEY) == -1:
+            raise Broken(
+                f"the process ended after command {step} ({tap.trace[-1]}), "
+                "and the key stays for ever",
+                (
+                    *(Point("Ada", at, "command", c) for at, c in enumerate(tap.trace, 1)),
+                    Point("Ada", len(tap.trace) + 1, "crash", "process ends"),
+                    Bar("the key", step, step + 5, "expired", "no time to live"),
+                ),
+            )
+
+
+async def in_milliseconds(lock: Lockish, node: Node) -> None:
+    """The time to live is what was asked for, in milliseconds."""
+    await lock.acquire(Tap(node), KEY, "ada", LONG_MS)
+    left_ms = await node.command("PTTL", KEY)
+    if not LONG_MS / 2 < left_ms <= LONG_MS:
+        raise Broken(f"asked for {LONG_MS} ms, the key has {_about(left_ms)}")
+
+
+async def frees_its_own(lock: Lockish, node: Node) -> None:
+    """Release by the holder frees the lock and says so."""
+    await lock.acquire(Tap(node), KEY, "ada", LONG_MS)
+    if await lock.release(Tap(node), KEY, "ada") is not True:
+        raise Broken("the holder released, and release did not return True")
+    if await node.command("EXISTS", KEY):
+        raise Broken("after its holder released it, the lock is still there")
+
+
+async def leaves_anothers(lock: Lockish, node: Node) -> None:
+    """Wherever release pauses until the lease is over, the next holder keeps the lock."""
+    for step in range(1, await _commands_of_release(lock, node) + 1):
+        await node.command("DEL", KEY)
+        await lock.acquire(Tap(node), KEY, "ada", TTL_MS)
+
+        async def next_holder() -> None:
+            await _end_lease(node)
+            await lock.acquire(Tap(node), KEY, "bob", LONG_MS)
+
+        tap = Tap(node, pause_before=step, meanwhile=next_holder)
+        await lock.release(tap, KEY, "ada")
+        if not await node.command("EXISTS", KEY):
+            raise Broken(
+                f"Ada paused before command {step} of release ({tap.trace[step - 1]}), her "
+                "lease ended, Bob acquired; Ada went on, and Bob's lock was gone",
+                (
+                    Bar("Ada", 1, 3, "lease", "holds it"),
+                    Bar("Ada", 3, 6, "pause", "pauses"),
+                    Bar("Bob", 4, 6, "lease", "holds it"),
+                    Point("Ada", 6, "command", tap.trace[step - 1]),
+                    Bar("Bob", 6, 8, "expired", "thinks so"),
+                ),
+            )
+
+
+async def tells_the_truth(lock: Lockish, node: Node) -> None:
+    """Release by somebody else changes nothing and returns False."""
+    await lock.acquire(Tap(node), KEY, "ada", LONG_MS)
+    said = await lock.release(Tap(node), KEY, "bob")
+    if said is not False:
+        raise Broken(f"Bob, who held nothing, released, and was told {said!r}")
+
+
+PROPERTIES: dict[str, tuple[int, Property]] = {
+    "one holder at a time": (2, one_holder),
+    "ends by itself, wherever the process dies": (3, ends_by_itself),
+    "time to live in milliseconds": (1, in_milliseconds),
+    "frees its own": (1, frees_its_own),
+    "leaves another's lock alone, wherever it pauses": (2, leaves_anothers),
+    "tells the truth about a release": (1, tells_the_truth),
+}
+
+HINTS = {
+    "one holder at a time": "SET has an option that refuses when the key exists. Does your "
+    "code look at the reply?",
+    "ends by itself, wherever the process dies": "Between two commands a process can die. "
+    "Which single command sets a value and its end?",
+    "time to live in milliseconds": "SET knows EX and PX. Which one counts in milliseconds?",
+    "frees its own": "DEL says how many keys it removed.",
+    "leaves another's lock alone, wherever it pauses": "Between a look and a DEL the lease can "
+    "end. Redis runs a Lua script (EVAL) as one step.",
+    "tells the truth about a release": "Compare the token before you delete, and return whether "
+    "you deleted.",
+}
+
+
+async def _commands_of_acquire(lock: Lockish, node: Node) -> int:
+    tap = Tap(node)
+    await lock.acquire(tap, KEY, "ada", LONG_MS)
+    return len(tap.trace)
+
+
+async def _commands_of_release(lock: Lockish, node: Node) -> int:
+    await lock.acquire(Tap(node), KEY, "ada", LONG_MS)
+    tap = Tap(node)
+    await lock.release(tap, KEY, "ada")
+    return len(tap.trace)
+
+
+async def _end_lease(node: Node) -> None:
+    """Let the present lease run out; one that has no near end of its own is ended."""
+    if not 0 < await node.command("PTTL", KEY) <= TTL_MS:
+        await node.command("DEL", KEY)
+    # The server's own clock ends the lease; it is asked until it has.
+    while await node.command("EXISTS", KEY):  # noqa: ASYNC110  # an event of another process
+        await asyncio.sleep(TTL_MS / 10_000)
+
+
+def _about(left_ms: int) -> str:
+    return {-1: "no end", -2: "gone already"}.get(left_ms, f"about {round(left_ms, -3)} ms")
