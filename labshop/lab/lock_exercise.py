@@ -47,19 +47,28 @@ async def check_lock(lock: Lockish, node: Node) -> Grade:
 
 
 async def one_holder(lock: Lockish, node: Node) -> None:
-    """The first gets it, the second does not, and the key keeps the first one's token."""
+    """Whoever comes second does not get it, also when the first pauses within acquire."""
     if await lock.acquire(Tap(node), KEY, "ada", LONG_MS) is not True:
         raise Broken("a free lock was not acquired (acquire must return True)")
     second = await lock.acquire(Tap(node), KEY, "bob", LONG_MS)
     if second is True or await node.command("GET", KEY) != "ada":
-        raise Broken(
-            "Ada held the lock, and Bob got it too",
-            (
-                Bar("Ada", 1, 5, "lease", "holds it"),
-                Point("Bob", 2, "command", "acquire"),
-                Bar("Bob", 3, 5, "lease", "holds it too"),
-            ),
-        )
+        raise Broken("Ada held the lock, and Bob got it too", _two_holders("acquire"))
+    for step in range(1, await _commands_of_acquire(lock, node) + 1):
+        await node.command("DEL", KEY)
+        told: list[bool] = []
+
+        async def bob_comes() -> None:
+            told.append(await lock.acquire(Tap(node), KEY, "bob", LONG_MS))  # noqa: B023
+
+        tap = Tap(node, pause_before=step, meanwhile=bob_comes)
+        told.append(await lock.acquire(tap, KEY, "ada", LONG_MS))
+        if told.count(True) != 1:
+            command = tap.trace[step - 1]
+            raise Broken(
+                f"Ada paused before command {step} of acquire ({command}), Bob acquired "
+                f"meanwhile; {told.count(True)} of the two were told that they hold it",
+                _two_holders(command),
+            )
 
 
 async def ends_by_itself(lock: Lockish, node: Node) -> None:
@@ -142,8 +151,8 @@ PROPERTIES: dict[str, tuple[int, Property]] = {
 }
 
 HINTS = {
-    "one holder at a time": "SET has an option that refuses when the key exists. Does your "
-    "code look at the reply?",
+    "one holder at a time": "Looking and taking must be one command: SET has an option that "
+    "refuses when the key exists. Does your code look at the reply?",
     "ends by itself, wherever the process dies": "Between two commands a process can die. "
     "Which single command sets a value and its end?",
     "time to live in milliseconds": "SET knows EX and PX. Which one counts in milliseconds?",
@@ -155,7 +164,16 @@ HINTS = {
 }
 
 
+def _two_holders(command: str) -> tuple[Bar | Point, ...]:
+    return (
+        Bar("Ada", 1, 5, "lease", "holds it"),
+        Point("Bob", 2, "command", command),
+        Bar("Bob", 3, 5, "lease", "holds it too"),
+    )
+
+
 async def _commands_of_acquire(lock: Lockish, node: Node) -> int:
+    await node.command("DEL", KEY)
     tap = Tap(node)
     await lock.acquire(tap, KEY, "ada", LONG_MS)
     return len(tap.trace)

@@ -27,6 +27,7 @@ import random
 import signal
 import sqlite3
 import sys
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from labshop.judge.books import Books, judge
@@ -351,8 +352,43 @@ print("order", receipt.status, "after the lock had freed itself")
 # container. The holder wakes up and goes on, for nobody tells it. So the lock alone cannot protect
 # what is written *after* the pause.
 #
-# Ada takes the lock and reads the stock. She stands still until her lease is over. Bob takes the
-# lock, sells a unit, and leaves. Ada wakes up and writes. The schedule is forced, by events.
+# First: whose lock does she free? Ada sleeps past her lease, Bob takes the lock, and Ada, who has
+# noticed nothing, releases. Once by `DEL`, once as stage v1 does it.
+
+
+# %%
+async def lease_is_over(name: str) -> None:
+    """Wait until Redis has ended the lease on a name."""
+    while await node.command("EXISTS", f"lock:{{{name}}}"):
+        await asyncio.sleep(TTL_MS / 50_000)
+
+
+async def holder_after_late_release(release: str) -> str:
+    """Who holds the lock, after Ada has woken up and released it?"""
+    # Two processes: each has a connection, and its own queue for the lock.
+    bobs_node = Node(f"redis://{node.name}", timeout_ms=2_000)
+    async with AsyncExitStack() as bobs_day:
+        async with SingleLock(node, "late", ttl_ms=TTL_MS).hold(wait_ms=0):
+            await lease_is_over("late")
+            bobs_lock = SingleLock(bobs_node, "late", ttl_ms=30_000)
+            bob = await bobs_day.enter_async_context(bobs_lock.hold(wait_ms=0))
+            if release == "DEL":
+                await node.command("DEL", "lock:{late}")
+        # Here Ada has left her `async with`, which released.
+        holder = "Bob" if await node.command("GET", "lock:{late}") == bob.token else "nobody"
+    await bobs_node.close()
+    return holder
+
+
+by_del, by_v1 = await holder_after_late_release("DEL"), await holder_after_late_release("v1")
+print(f"released by DEL: {by_del} holds the lock; Bob is at work, and anybody can come in")
+print(f"released by v1:  {by_v1} holds the lock")
+assert (by_del, by_v1) == ("nobody", "Bob")
+
+# %% [markdown]
+# Second: what does she write? Ada takes the lock and reads the stock. She stands still until her
+# lease is over. Bob takes the lock, sells a unit, and leaves. Ada wakes up and writes. The schedule
+# is forced, by events.
 
 # %%
 me.predict(
@@ -363,12 +399,6 @@ me.predict(
 
 
 # %%
-async def lease_is_over(name: str) -> None:
-    """Wait until Redis has ended the lease on a name."""
-    while await node.command("EXISTS", f"lock:{{{name}}}"):
-        await node.command("PING")
-
-
 async def paused_holder(prepare) -> Story:
     """Ada holds, stands still, and writes after Bob.
 
