@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
 from labshop.shop.errors import Refused, Unavailable
@@ -124,6 +125,9 @@ def _attempt(session: Session, work: Work) -> Any:
             return work(session)
     except Refused as refusal:
         return refusal
+    except IntegrityError as clash:
+        # Another process was faster, or a row it refers to is gone: that is nobody else's fault.
+        return Unavailable("ledger", outage_reason(clash))
 
 
 def _answer(job: _Job, result: Any) -> None:
