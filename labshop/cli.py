@@ -10,6 +10,7 @@ The commands promise no stable output for programs: those read ``state.json`` in
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -131,6 +132,20 @@ def doctor() -> None:
         typer.echo(finding.line())
     if any(finding.required and finding.found is None for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    output: Annotated[Path, typer.Option(help="Where the figures are written.")] = Path(
+        "build/bench.json"
+    ),
+) -> None:
+    """Measure the lock and a purchase against their yardsticks, in one run."""
+    from labshop.load.bench import run_bench  # noqa: PLC0415  # as in `_serve`
+
+    for figure in run_bench(output):
+        typer.echo(figure)
+    typer.echo(f"Written to {output}.")
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ cut off. The stream of events is the one answer that has no end, and no deadline
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -98,7 +99,9 @@ class _Answer:
     ) -> None:
         """Answer with a problem, and close the connection, unless an answer has begun."""
         if not self._begun:
-            headers = {"Connection": "close", "Retry-After": "1"}
+            headers = {"Connection": "close"}
+            if status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                headers["Retry-After"] = "1"
             await problem(status, title, detail, headers=headers)(scope, receive, self._send)
 
 

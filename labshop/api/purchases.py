@@ -5,12 +5,11 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import Field
 
 from labshop.api.deps import BuyerDep, ShopDep
 from labshop.api.desk import Desk
 from labshop.api.errors import NoSuchBundle
-from labshop.api.schemas import PLAIN, BundleIn, OrderOut, PurchaseIn
+from labshop.api.schemas import BundleIn, OrderOut, Page, PurchaseIn
 from labshop.api.shop import Shop
 from labshop.shop.domain import Line, Order
 from labshop.shop.errors import BadOrder, NoSuchOrder
@@ -26,8 +25,6 @@ IdempotencyKey = Annotated[
         examples=["7f9c2ba4-e88f-4279"],
     ),
 ]
-Limit = Annotated[int, Field(ge=1, le=100), PLAIN, Query()]
-Offset = Annotated[int, Field(ge=0, le=1_000_000), PLAIN, Query()]
 
 
 def purchase_route(stage: str) -> APIRouter:
@@ -79,10 +76,10 @@ async def _lines(body: PurchaseIn, shop: Shop) -> list[Line]:
 
 @router.get("/orders", responses={401: {}, 503: {}})
 async def list_orders(
-    buyer: BuyerDep, shop: ShopDep, limit: Limit = 20, offset: Offset = 0
+    buyer: BuyerDep, shop: ShopDep, page: Annotated[Page, Query()]
 ) -> list[OrderOut]:
     """Your orders, newest first."""
-    receipts = await shop.ledger.orders_of(buyer.id, limit=limit, offset=offset)
+    receipts = await shop.ledger.orders_of(buyer.id, limit=page.limit, offset=page.offset)
     return [OrderOut.of(receipt) for receipt in receipts]
 
 

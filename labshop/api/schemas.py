@@ -43,6 +43,13 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Page(Body):
+    """Which part of a list."""
+
+    limit: Annotated[int, Field(ge=1, le=100), PLAIN] = 20
+    offset: Annotated[int, Field(ge=0, le=1_000_000), PLAIN] = 0
+
+
 class Credentials(Body):
     name: Name
     password: Password

@@ -1,7 +1,8 @@
 """The server process: uvicorn, with the deadline that it lacks.
 
-It waits for the rest of a request's headers for ever. Whoever sends them drop by drop
-holds a connection, and a clean stop with it; here the connection is closed instead.
+It waits for the rest of a request's headers for ever, however many they are. Whoever sends
+them drop by drop holds a connection, and a clean stop with it; whoever sends them without
+end fills the memory. Here the connection is closed instead.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from labshop.errors import SetupError
 from labshop.settings import Settings
 
 BACKLOG = 2_048
+HEADER_LIMIT_BYTES = 65_536
 STOP_S = 5
 
 
@@ -46,34 +48,54 @@ def run(settings: Settings) -> None:
     uvicorn.Server(config).run()
 
 
-def headers_within(receive_timeout_ms: int) -> type[asyncio.Protocol]:
-    """The protocol of uvicorn, closing a connection whose headers take longer than that."""
+class PunctualProtocol(HttpToolsProtocol):
+    """Uvicorn's protocol, closing a connection whose headers take too long or have no end.
 
-    class Punctual(HttpToolsProtocol):
-        """Has a timer from the first byte of a request to the end of its headers."""
+    Its timer runs from the first moment to the end of a request's headers, and again from the
+    first byte after an answer; a connection that rests in between is closed by uvicorn.
+    """
 
-        _timer: asyncio.TimerHandle | None = None
+    receive_timeout_s: float
+    _timer: asyncio.TimerHandle | None = None
+    _header_bytes = 0
 
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._timer = self.loop.call_later(receive_timeout_ms / 1_000, transport.close)
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._start_timer()
 
-        def on_message_begin(self) -> None:
-            if self._timer is None:
-                self._timer = self.loop.call_later(receive_timeout_ms / 1_000, self.transport.close)
-            super().on_message_begin()
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]  # None at first
+            # Any byte ends the rest, also one that begins no request: an empty line, or what
+            # is left of a body that was answered before its end.
+            self._start_timer()
+            self._header_bytes += len(data)
+            if self._header_bytes > HEADER_LIMIT_BYTES:
+                self.transport.close()
 
-        def on_headers_complete(self) -> None:
-            self._stop_timer()
-            super().on_headers_complete()
+    def on_headers_complete(self) -> None:
+        self._stop_timer()
+        super().on_headers_complete()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_timer()
-            super().connection_lost(exc)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
 
-        def _stop_timer(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.receive_timeout_s, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        self._header_bytes = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def headers_within(receive_timeout_ms: int) -> type[PunctualProtocol]:
+    """The protocol with its deadline."""
+
+    class Punctual(PunctualProtocol):
+        receive_timeout_s = receive_timeout_ms / 1_000
 
     return Punctual

@@ -140,7 +140,8 @@ def build_shop(settings: Settings, *, gate_url: str, clock: Clock | None = None)
         SetupError: a setting is not usable, or the home folder is not writable.
     """
     clock = clock or SystemClock()
-    database = Database(settings.ledger_url(), timeout_ms=settings.database_timeout_ms)
+    # The database gives up first, so that an outage is a refusal and not an unknown outcome.
+    database = Database(settings.ledger_url(), timeout_ms=settings.database_timeout_ms // 2)
     writer = GroupWriter(database, timeout_ms=settings.database_timeout_ms)
     ledger = SqlLedger(database, writer)
     try:

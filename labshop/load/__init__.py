@@ -1,0 +1,1 @@
+"""Puts load on the shop and measures it."""
