@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab up down status serve test check notebooks mutants bench lock clean
+.PHONY: help setup lab up down reset status serve test check notebooks mutants bench lock clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ up: setup ## Start Redis and the shop in the background
 
 down: setup ## Stop what `make up` started
 	@$(BIN)/labshop down
+
+reset: setup ## Stop it and forget all orders, for the next group
+	@$(BIN)/labshop reset
 
 status: setup ## Show what is running, and where
 	@$(BIN)/labshop status

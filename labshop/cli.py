@@ -7,6 +7,7 @@ it returns; a `SetupError` from anywhere becomes its sentence on standard error 
 The commands promise no stable output for programs: those read ``state.json`` in the home folder.
 """
 
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,7 +24,7 @@ from labshop.stack.doctor import examine
 from labshop.stack.home import NodeState, State, read_state
 from labshop.stack.jupyter import jupyter_command, running_jupyter
 from labshop.stack.leash import Leash
-from labshop.stack.ports import choose_port
+from labshop.stack.ports import choose_port, http_url
 from labshop.stack.probe import answering_pid
 from labshop.stack.shop_api import readiness
 from labshop.stack.supervisor import Supervisor, end_running_lab, ended_by_signals
@@ -80,6 +81,17 @@ def down() -> None:
 
 
 @app.command()
+def reset() -> None:
+    """Stop what runs here and forget its orders: the next group finds a new shop."""
+    settings = read_settings()
+    end_running_lab(settings.home)
+    for ledger_file in settings.home.glob("ledger.db*"):
+        ledger_file.unlink()
+    shutil.rmtree(settings.home / "nodes", ignore_errors=True)
+    typer.echo(f"The shop in {settings.home} is as new. Start it by: labshop up")
+
+
+@app.command()
 def status() -> None:
     """Show what runs here; exit code 3 when nothing does."""
     settings = read_settings()
@@ -107,6 +119,7 @@ def serve(
         )
     former_port = urlsplit(state.api_url).port if state and state.api_url else None
     chosen = choose_port(settings.api_host, settings.api_port, former_port or 8000)
+    typer.echo(f"Serving {http_url(settings.api_host, chosen)} on the gate {gate_url} ...")
     _serve(settings.model_copy(update={"gate_url": gate_url, "api_port": chosen}))
 
 

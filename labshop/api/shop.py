@@ -98,11 +98,7 @@ class Shop:
             await self.node.command("PING")
         except NodeError as error:
             raise Unavailable("gate", error.reason) from error
-        await anyio.to_thread.run_sync(self._ask_database)
-
-    def _ask_database(self) -> None:
-        with self.database.reading() as session:
-            session.execute(text("SELECT 1"))
+        await self.database.read(lambda session: session.execute(text("SELECT 1")))
 
     def _lock_event(self, event: LockEvent) -> None:
         self.metrics.lock_event(event)

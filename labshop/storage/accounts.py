@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import anyio.to_thread
 from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
@@ -60,12 +59,8 @@ class Accounts:
         await self._writer.submit(lambda session: _revoke(session, token_id, expires_at))
 
     async def _one(self, query: Any) -> Account | None:
-        def read() -> Account | None:
-            with self._database.reading() as session:
-                user: User | None = session.exec(query).first()
-                return None if user is None else _account(user)
-
-        return await anyio.to_thread.run_sync(read)
+        user: User | None = await self._database.read(lambda session: session.exec(query).first())
+        return None if user is None else _account(user)
 
 
 def _create(session: Session, name: str, password_hash: str, role: str) -> Account:

@@ -1,18 +1,13 @@
 """What is for sale: products, bundles, and the sale's window."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
-from typing import TypeVar
 
-import anyio.to_thread
 from sqlmodel import Session, col, select
 
 from labshop.shop.domain import Line, Sale
 from labshop.storage.database import Database
 from labshop.storage.tables import Bundle, BundleItem, Product, SaleWindow
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,26 +37,19 @@ class Catalog:
 
     async def products(self) -> list[ProductOffer]:
         """All products by id."""
-        return await self._read(_products)
+        return await self._database.read(_products)
 
     async def product(self, product_id: int) -> ProductOffer | None:
         """One product, or None."""
-        return await self._read(lambda session: _product(session.get(Product, product_id)))
+        return await self._database.read(lambda session: _product(session.get(Product, product_id)))
 
     async def bundles(self) -> list[BundleOffer]:
         """All bundles by id."""
-        return await self._read(_bundles)
+        return await self._database.read(_bundles)
 
     async def sale(self) -> Sale:
         """The sale."""
-        return await self._read(read_sale)
-
-    async def _read(self, work: Callable[[Session], T]) -> T:
-        def read() -> T:
-            with self._database.reading() as session:
-                return work(session)
-
-        return await anyio.to_thread.run_sync(read)
+        return await self._database.read(read_sale)
 
 
 def read_sale(session: Session) -> Sale:

@@ -7,11 +7,12 @@ SQLite has one writer at a time; a write transaction asks for that place when it
 (BEGIN IMMEDIATE), so that it can never fail in its middle because of another writer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
-from typing import Any
+from typing import Any, TypeVar
 
+import anyio.to_thread
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -22,6 +23,8 @@ from sqlmodel import Session
 
 from labshop.errors import SetupError
 from labshop.shop.errors import Unavailable
+
+T = TypeVar("T")
 
 OUTAGE = (DBAPIError, PoolTimeoutError)
 
@@ -52,6 +55,19 @@ class Database:
                 yield session
         except OUTAGE as error:
             raise Unavailable("ledger", outage_reason(error)) from error
+
+    async def read(self, work: Callable[[Session], T]) -> T:
+        """Run a piece of work in a reading transaction, in a worker thread.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+        """
+
+        def read() -> T:
+            with self.reading() as session:
+                return work(session)
+
+        return await anyio.to_thread.run_sync(read)
 
     @contextmanager
     def writing(self) -> Iterator[Session]:

@@ -8,12 +8,7 @@ upstream can therefore sell a unit twice.
 A receipt is given only after its transaction is on disk.
 """
 
-from collections.abc import Callable
-from typing import TypeVar
 from uuid import UUID
-
-import anyio.to_thread
-from sqlmodel import Session
 
 from labshop.shop.domain import Order, Receipt
 from labshop.shop.errors import LimitReached, SoldOut, Unknown
@@ -28,8 +23,6 @@ from labshop.storage.records import (
     read_sold,
 )
 from labshop.storage.writer import GroupWriter, OutcomeUnknown
-
-T = TypeVar("T")
 
 
 class SqlLedger:
@@ -93,27 +86,22 @@ class SqlLedger:
         Raises:
             Unavailable: the ledger cannot be asked.
         """
-        return await self._read(lambda session: find(session, order_id))
+        return await self._database.read(lambda session: find(session, order_id))
 
     async def find_by_key(self, user_id: int, key: str) -> Receipt | None:
         """The receipt of a user's idempotency key, or None."""
-        return await self._read(lambda session: find_by_key(session, user_id, key))
+        return await self._database.read(lambda session: find_by_key(session, user_id, key))
 
     async def orders_of(self, user_id: int, *, limit: int, offset: int) -> list[Receipt]:
         """A user's orders, newest first."""
-        return await self._read(lambda session: read_orders(session, user_id, limit, offset))
+        return await self._database.read(
+            lambda session: read_orders(session, user_id, limit, offset)
+        )
 
     async def sold(self, product_id: int) -> int:
         """Units of a product in orders that stand."""
-        return await self._read(lambda session: read_sold(session, product_id))
+        return await self._database.read(lambda session: read_sold(session, product_id))
 
     async def snapshot(self) -> Snapshot:
         """What the ledger holds at this moment, read in one transaction."""
-        return await self._read(read_snapshot)
-
-    async def _read(self, work: Callable[[Session], T]) -> T:
-        def read() -> T:
-            with self._database.reading() as session:
-                return work(session)
-
-        return await anyio.to_thread.run_sync(read)
+        return await self._database.read(read_snapshot)

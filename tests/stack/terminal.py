@@ -1,4 +1,4 @@
-"""A terminal of its own for one test, with a stand-in for the web framework."""
+"""A terminal of its own for one test."""
 
 import os
 import subprocess
@@ -9,33 +9,12 @@ from labshop.stack.home import State, read_state
 
 DEADLINE_S = 20.0
 
-STUB_API = '''
-"""Stands in for the web framework in every Python process of one test."""
-import os, sys, types
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+HANGING = '''
+"""A strategy whose import never ends, and with it the start of an API that is to sell by it."""
+import threading
 
-class Answer(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(503 if self.path == "/readyz" else 200)
-        self.end_headers()
-        self.wfile.write(b'{"title": "Unavailable", "detail": "the gate is away"}')
-
-    def log_message(self, *arguments):
-        pass
-
-def run(settings):
-    if os.environ.get("STUB_API") == "dies":
-        sys.exit("the ledger cannot be opened")
-    address = (settings.api_host, settings.api_port)
-    with ThreadingHTTPServer(address, Answer, bind_and_activate=False) as server:
-        if os.environ.get("STUB_API") != "hangs":
-            server.server_bind()
-            server.server_activate()
-        print("serving", settings.gate_url, settings.api_port, flush=True)
-        server.serve_forever()
-
-sys.modules["labshop.api.server"] = module = types.ModuleType("labshop.api.server")
-module.run = run
+print("hanging", flush=True)
+threading.Event().wait()
 '''
 
 
@@ -46,7 +25,7 @@ class Terminal:
         self.home = folder / "home"
         site = folder / "site"
         site.mkdir()
-        (site / "sitecustomize.py").write_text(STUB_API)
+        (site / "hanging.py").write_text(HANGING)
         self.env = {name: v for name, v in os.environ.items() if not name.startswith("LABSHOP_")}
         self.env |= {"PYTHONPATH": str(site), "LABSHOP_HOME": str(self.home)}
         self.env |= {"LABSHOP_API_PORT": "0", "PYTHONUTF8": "1"}

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import httpx2 as httpx
 import pytest
 
 from labshop.stack.home import is_held, read_state
@@ -35,7 +36,7 @@ def test_up_detached_status_and_down(
     for node in state.nodes:
         assert f"alive  {node.pid}" in status.stdout
         assert node.url in status.stdout
-    assert "not ready: the gate is away" in status.stdout
+    assert f"API   {state.api_url}  ready" in status.stdout
 
     down = terminal.run("down")
     assert down.stdout == f"The lab has ended (it was process {state.supervisor_pid}).\n"
@@ -101,9 +102,9 @@ def test_an_interrupt_while_the_api_starts(
     terminal: Terminal, session_members: Members, wait_until: Wait
 ) -> None:
     """A Ctrl-C while the lab waits for an API that never answers leaves no process."""
-    up = terminal.start("up", STUB_API="hangs")
+    up = terminal.start("up", LABSHOP_STRATEGY="hanging:Purchase")
     log = terminal.home / "api.log"
-    wait_until(lambda: log.exists() and "serving" in log.read_text())
+    wait_until(lambda: log.exists() and "hanging" in log.read_text())
     up.send_signal(signal.SIGINT)
     up.wait(20)
     assert session_members(up.pid) == set()
@@ -170,9 +171,28 @@ def test_an_unusable_folder_is_refused(terminal: Terminal, arguments: tuple[str,
 @pytest.mark.parametrize("arguments", [("up",), ("up", "--detach")])
 def test_an_api_that_dies_is_quoted(terminal: Terminal, arguments: tuple[str, ...]) -> None:
     """An API that ends at its start gives its last line, and stops the nodes."""
-    answer = terminal.run(*arguments, STUB_API="dies")
-    assert_refused(answer, "The API ended at its start: the ledger cannot be opened")
+    answer = terminal.run(*arguments, LABSHOP_JWT_SECRET="too short")
+    assert_refused(answer, "The API ended at its start: LABSHOP_JWT_SECRET is too short")
     assert not is_held(terminal.home)
+
+
+def test_reset_gives_the_next_group_a_new_shop(terminal: Terminal) -> None:
+    """Reset ends the lab and forgets its accounts; the lab starts again with the seed."""
+    ada = {"name": "ada", "password": "correct horse"}
+    assert terminal.run("up", "--detach").returncode == 0
+    assert sign_up(terminal, ada) == 201
+    assert sign_up(terminal, ada) == 409
+
+    assert terminal.run("reset").returncode == 0
+    assert read_state(terminal.home) is None
+    assert terminal.run("up", "--detach").returncode == 0
+
+    assert sign_up(terminal, ada) == 201
+
+
+def sign_up(terminal: Terminal, credentials: dict[str, str]) -> int:
+    url = f"{terminal.state().api_url}/auth/signup"
+    return httpx.post(url, json=credentials, timeout=10).status_code
 
 
 def test_a_missing_server_is_refused(terminal: Terminal) -> None:
@@ -191,7 +211,7 @@ def test_serve_joins_the_running_lab(terminal: Terminal) -> None:
     """A second API takes the gate from the state, and a port of its own."""
     assert terminal.run("up", "--detach").returncode == 0
     serve = terminal.start("serve")
-    said = read_until(serve.stdout, "serving")
+    said = read_until(serve.stdout, "Serving")
     assert terminal.state().url_of("primary") in said.split()
 
 
