@@ -133,12 +133,31 @@ def test_a_home_that_is_no_folder_is_refused(folder: str, tmp_path: Path) -> Non
     assert read_state(tmp_path / folder) is None
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+START_WITHOUT_RIGHTS = """
+import os, sys
+from pathlib import Path
+from labshop.stack.topology import Topology
+
+if os.geteuid() == 0:
+    os.seteuid(65_534)  # root may write everywhere, nobody may not
+try:
+    Topology(Path(sys.argv[1])).start()
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
 def test_a_home_without_the_right_to_write_is_refused(tmp_path: Path) -> None:
     """A folder that we may not write to gives a sentence."""
     tmp_path.chmod(0o500)
-    with pytest.raises(SetupError, match="cannot be used: Permission denied"):
-        Topology(tmp_path / "home").start()
+    said = subprocess.run(
+        [sys.executable, "-c", START_WITHOUT_RIGHTS, str(tmp_path / "home")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.stdout.startswith("SetupError"), said
+    assert "cannot be used: Permission denied" in said.stdout
 
 
 def test_a_half_failed_start_leaves_nothing(
