@@ -1,24 +1,35 @@
-"""What a route asks for: the shop, the buyer, the administrator."""
+"""What a route asks for: the shop, and the buyer."""
 
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from labshop.api.errors import Forbidden
 from labshop.api.shop import Shop
 from labshop.api.tokens import Claims, TokenRefused
+from labshop.shop.errors import Unavailable
 from labshop.storage.accounts import Account
 
 bearer = HTTPBearer(auto_error=False, description="The token that `/auth/login` gives.")
 
 
-async def get_shop(request: Request) -> Shop:
+async def get_any_shop(request: Request) -> Shop:
     shop: Shop = request.app.state.shop
     return shop
 
 
+AnyShopDep = Annotated[Shop, Depends(get_any_shop)]
+"""The shop, in whatever state it is."""
+
+
+async def get_shop(shop: AnyShopDep) -> Shop:
+    if not shop.stocked:
+        raise Unavailable("ledger", "it is not set up yet")
+    return shop
+
+
 ShopDep = Annotated[Shop, Depends(get_shop)]
+"""A shop whose ledger has its tables and its catalogue."""
 
 
 async def get_claims(
@@ -41,12 +52,3 @@ async def get_buyer(shop: ShopDep, claims: ClaimsDep) -> Account:
 
 
 BuyerDep = Annotated[Account, Depends(get_buyer)]
-
-
-async def get_admin(buyer: BuyerDep) -> Account:
-    if buyer.role != "admin":
-        raise Forbidden
-    return buyer
-
-
-AdminDep = Annotated[Account, Depends(get_admin)]

@@ -29,10 +29,6 @@ class WrongCredentials(Exception):
     """The name or the password does not fit; which of them is not said."""
 
 
-class Forbidden(Exception):
-    """The user is known, and may not do this."""
-
-
 class TooManyTries(Exception):
     """Come back later.
 
@@ -71,7 +67,6 @@ class Answer:
 TABLE: dict[type[Exception], Answer] = {
     TokenRefused: Answer(401, "Not signed in"),
     WrongCredentials: Answer(401, "Wrong credentials"),
-    Forbidden: Answer(403, "Forbidden"),
     TooManyTries: Answer(429, "Too many tries"),
     InFlight: Answer(409, "Request in flight", retry_after_s=1),
     NameTaken: Answer(409, "Name taken"),

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from labshop.api.deps import ShopDep
+from labshop.api.deps import AnyShopDep
 from labshop.api.schemas import HealthOut, ReadyOut
 
 router = APIRouter(tags=["health"])
@@ -19,14 +19,14 @@ async def health() -> HealthOut:
 
 
 @router.get("/readyz", responses={503: {}})
-async def ready(shop: ShopDep) -> ReadyOut:
+async def ready(shop: AnyShopDep) -> ReadyOut:
     """The shop can sell; if not, the answer says which part is away."""
     await shop.check()
     return ReadyOut()
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(shop: ShopDep) -> Response:
+async def metrics(shop: AnyShopDep) -> Response:
     """Metrics for Prometheus."""
     return Response(shop.metrics.render(), media_type="text/plain; version=0.0.4")
 
@@ -41,7 +41,7 @@ async def null() -> None:
     response_class=EventSourceResponse,
     responses={200: {"content": {"text/event-stream": {}}}},
 )
-async def events(shop: ShopDep) -> EventSourceResponse:
+async def events(shop: AnyShopDep) -> EventSourceResponse:
     """Purchases, cancellations and lock events as they happen, as server-sent events."""
 
     async def stream() -> AsyncIterator[ServerSentEvent]:
