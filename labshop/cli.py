@@ -54,7 +54,7 @@ def up(
     if detach:
         run_detached(settings.home, ["up", "--profile", profile])
         _print_running(settings)
-        typer.echo("Stop it by: labshop down")
+        typer.echo("Stop it by: make down (or: labshop down)")
         return
     with (
         answering(ready_fd) as is_ready,
@@ -63,7 +63,7 @@ def up(
         Supervisor(settings, specs_of(profile), typer.echo) as supervisor,
     ):
         _print_running(settings)
-        typer.echo("Stop it by Ctrl-C, or: labshop down")
+        typer.echo("Stop it by Ctrl-C, or in another terminal: labshop down")
         is_ready()
         supervisor.watch()
     typer.echo("The lab has ended.")

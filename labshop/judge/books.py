@@ -34,6 +34,9 @@ class Books:
         """Units that were wanted and there, and not sold."""
         return max(0, min(self.stock, self.wanted) - (self.sold or 0))
 
+    def __str__(self) -> str:
+        return f"sold {self.sold}, left in SQL {self.left_ledger}, at the gate {self.left_gate}"
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -20,10 +20,15 @@ AT_ONCE = 250
 
 @dataclass(frozen=True)
 class Answers:
-    """What the crowd was told: how often which outcome, and the ids of the booked orders."""
+    """What the crowd was told.
+
+    `outcomes` counts the definite answers, `order_ids` names the booked orders, `asked_again`
+    is how many requests had to be sent once more.
+    """
 
     outcomes: Counter[str]
     order_ids: tuple[str, ...]
+    asked_again: int
 
 
 async def press_buy(
@@ -43,20 +48,24 @@ async def press_buy(
     """
     limits = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
     body = {"lines": [{"product_id": product_id, "quantity": 1}]}
+    asked_again = 0
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=within_s) as client:
 
         async def buy(token: str) -> tuple[str, str]:
+            nonlocal asked_again
             headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": str(uuid.uuid4())}
             while True:
                 answer = await _try(client, f"/{stage}/purchases", body, headers)
                 if answer is not None:
                     return answer
+                asked_again += 1
                 await asyncio.sleep(RETRY_S)
 
         async with asyncio.timeout(within_s):
             answers = await asyncio.gather(*map(buy, tokens))
     outcomes = Counter(outcome for outcome, _ in answers)
-    return Answers(outcomes, tuple(order_id for _, order_id in answers if order_id))
+    order_ids = tuple(order_id for _, order_id in answers if order_id)
+    return Answers(outcomes, order_ids, asked_again)
 
 
 async def _try(

@@ -19,10 +19,6 @@ MAX_COMMANDS = 20
 """A lock that needs more commands than this for one call is stopped."""
 
 
-class Unfinished(Exception):
-    """Raised by an exercise that has not been written yet."""
-
-
 class ProcessEndedError(Exception):
     """The client's process was ended at this point."""
 
@@ -32,6 +28,15 @@ class Lockish(Protocol):
 
     async def acquire(self, node: Any, key: str, token: str, ttl_ms: int) -> bool: ...
     async def release(self, node: Any, key: str, token: str) -> bool: ...
+
+
+class Broken(Exception):
+    """A property does not hold; carries the reason and the events that show it."""
+
+    def __init__(self, reason: str, story: tuple[Bar | Point | Band, ...] = ()) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.story = story
 
 
 @dataclass
@@ -48,11 +53,16 @@ class Tap:
     meanwhile: Callable[[], Awaitable[None]] | None = None
     trace: list[str] = field(default_factory=list)
 
-    async def command(self, *parts: str | int) -> Any:
+    async def command(self, *parts: str | int, **options: object) -> Any:
         """Send one command, as `Node.command` does."""
+        if options:
+            raise Broken(
+                f"{', '.join(options)} was given by name; a command is sent word by word, as in "
+                'redis-cli: node.command("SET", "shelf", "full", "XX")'
+            )
         number = len(self.trace) + 1
         if number > MAX_COMMANDS:
-            raise AssertionError(f"more than {MAX_COMMANDS} commands for one call")
+            raise Broken(f"more than {MAX_COMMANDS} commands for one call: do not wait, return")
         if number == self.pause_before and self.meanwhile is not None:
             await self.meanwhile()
         self.trace.append(_short(parts))
@@ -106,15 +116,6 @@ class Grade:
     def __str__(self) -> str:
         lines = [str(finding) for finding in self.findings]
         return "\n".join([*lines, f"{self.points} of {self.out_of} points"])
-
-
-class Broken(Exception):
-    """A property does not hold; carries the reason and the events that show it."""
-
-    def __init__(self, reason: str, story: tuple[Bar | Point | Band, ...] = ()) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.story = story
 
 
 def _short(parts: tuple[str | int, ...]) -> str:

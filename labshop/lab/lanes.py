@@ -31,6 +31,7 @@ from labshop.lab.renderer import (
 
 # A label breaks where it still fits between two steps.
 _LABEL_CHARACTERS = 13
+MOST_STEP_LINES = 15
 # Narrower than this, the labels of neighbouring steps run into each other.
 _MIN_WIDTH_PX = 640
 
@@ -86,7 +87,7 @@ _BARS: dict[BarKind, _BarLook] = {
     "lease": _BarLook("holds the lease", BLUE, "", WHITE),
     "expired": _BarLook("lease is over, holder does not know", VERMILLION, "/", WHITE),
     "wait": _BarLook("waits", GREY, "", INK),
-    "pause": _BarLook("stands still", ORANGE, "x", INK),
+    "pause": _BarLook("stands still", ORANGE, "\\", INK),
 }
 _POINTS: dict[PointKind, _PointLook] = {
     "command": _PointLook("command", INK, "circle", 11),
@@ -223,4 +224,6 @@ def _lay_out_lanes(
         },
     )
     if unit == "step":
-        figure.update_xaxes(dtick=1)
+        # A line for each of many steps would hide what happened in them.
+        many = max((point.at for point in points), default=0) > MOST_STEP_LINES
+        figure.update_xaxes(dtick=5 if many else 1)

@@ -18,7 +18,6 @@ HINT_AFTER = 2
 """Failures of the same property until a hint is given."""
 
 T = TypeVar("T")
-Answer = int | str | EllipsisType
 
 
 @dataclass
@@ -31,14 +30,19 @@ class Progress:
     tickets: dict[str, bool | None] = field(default_factory=dict)
     _failures: Counter[str] = field(default_factory=Counter)
 
-    def predict(self, name: str, question: str, answer: Answer) -> None:
-        """Store a prediction.
+    def predict(self, name: str, question: str, answer: int | EllipsisType) -> None:
+        """Store a prediction, a whole number.
 
         Args:
             name: under which it is met again.
             question: what is asked.
             answer: the learner's, or ``...`` while there is none.
+
+        Raises:
+            TypeError: the answer is no whole number.
         """
+        if answer is not ... and type(answer) is not int:
+            raise TypeError(f"a whole number is asked for, and {answer!r} is none")
         self.predictions[name] = {"predicted": None if answer is ... else answer}
         print(question)
         if answer is ...:
@@ -46,7 +50,7 @@ class Progress:
         else:
             print(f"You say: {answer}")
 
-    def meet(self, name: str, actual: int | str) -> None:
+    def meet(self, name: str, actual: int) -> None:
         """Hold a prediction against what has happened."""
         prediction = self.predictions[name]
         prediction["actual"] = actual
@@ -80,14 +84,17 @@ class Progress:
         print("From here on, the reference is used; come back when yours passes.")
         return reference
 
-    def ticket(self, question: str, answer: str | EllipsisType, right: str) -> None:
-        """One question at the exit; `right` is the letter of the right answer."""
+    def ticket(
+        self, question: str, answer: str | EllipsisType, key: dict[str, tuple[str, str]]
+    ) -> None:
+        """One question at the exit; `key` holds the letter of the right answer, and why."""
         if answer is ...:
             self.tickets[question] = None
             print(f"open    {question}")
             return
-        self.tickets[question] = answer.lower() == right
-        print(f"{'right' if answer.lower() == right else 'wrong':6}  {question}")
+        letter, why = key[question]
+        self.tickets[question] = answer.strip().lower() == letter
+        print(f"{'right' if self.tickets[question] else 'wrong':6}  {question}. {why}")
 
     def report(self) -> None:
         """Print progress and grade as JSON."""

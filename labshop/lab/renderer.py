@@ -33,7 +33,7 @@ PURPLE = "#CC79A7"
 GREY = "#D9D9D9"
 WHITE = "#FFFFFF"
 
-_STRIPES = {"fgcolor": "rgba(0,0,0,0.3)", "size": 9, "solidity": 0.35}
+_STRIPES = {"fgcolor": "rgba(0,0,0,0.22)", "size": 10, "solidity": 0.25}
 
 # A title of this width fits a phone.
 _TITLE_CHARACTERS = 40

@@ -18,6 +18,7 @@ from typing import Any
 from IPython.display import Code, display
 
 from labshop.api.shop import Shop, build_shop, running
+from labshop.errors import SetupError
 from labshop.judge.books import Books
 from labshop.lab.crowd import Answers, press_buy
 from labshop.locks import Node
@@ -42,6 +43,7 @@ class Lab:
         self._end = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
         self._users = 0
+        self._sold_before: dict[int, int] = {}
         self.topology: Topology | None = None
         self.shop: Shop
 
@@ -80,7 +82,8 @@ class Lab:
         self._undo.close()
 
     async def put_on_sale(self, product_id: int, units: int) -> None:
-        """Give a product that much stock, in the ledger and at the gate."""
+        """Give a product that much stock, in the ledger and at the gate; its books begin anew."""
+        self._sold_before[product_id] = await self.shop.ledger.sold(product_id)
         await self.shop.ledger.adjust(product_id, units=units, actor="lesson")
         await self.shop.inventory.rebuild()
 
@@ -100,10 +103,30 @@ class Lab:
         return Books(
             stock=stock,
             wanted=wanted,
-            sold=await self.shop.ledger.sold(product_id),
+            sold=await self.sold(product_id),
             left_ledger=left_ledger,
             left_gate=sum(int(units or 0) for units in gate),
         )
+
+    @contextmanager
+    def primary_killed(self) -> Iterator[None]:
+        """The primary is gone by `kill -9` for the length of a body; then it starts again.
+
+        Raises:
+            SetupError: this lab uses a Redis that it did not start.
+        """
+        if self.topology is None:
+            raise SetupError("This Redis is not the lab's own; unset LABSHOP_GATE_URL to kill one.")
+        primary = self.topology["primary"]
+        primary.kill()
+        try:
+            yield
+        finally:
+            primary.restart()
+
+    async def sold(self, product_id: int) -> int:
+        """Units of a product that were sold since it was put on sale."""
+        return await self.shop.ledger.sold(product_id) - self._sold_before.get(product_id, 0)
 
     @contextmanager
     def serving(self) -> Iterator[ApiProcess]:
@@ -118,7 +141,7 @@ class Lab:
     async def until_sold(self, product_id: int, units: int) -> None:
         """Wait until the ledger has sold that many units of a product."""
         async with asyncio.timeout(READY_S):
-            while await self.shop.ledger.sold(product_id) < units:  # noqa: ASYNC110  # see below
+            while await self.sold(product_id) < units:  # noqa: ASYNC110  # see below
                 await asyncio.sleep(POLL_S)
 
     async def until_open(self) -> None:

@@ -32,6 +32,8 @@ def jupyter_command(extra: Sequence[str]) -> list[str]:
     if not lessons.is_dir():
         raise SetupError(f"There are no lessons at {lessons}; run this from a clone of the lab.")
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={lessons}"]
+    # JupyterLab would ask a newcomer whether it may fetch news.
+    command.append("--LabApp.news_url=None")
     if os.geteuid() == 0:
         command.append("--allow-root")
     if not _has_display():

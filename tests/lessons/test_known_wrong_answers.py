@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from labshop.lab.grade import Unfinished
-from labshop.lab.lock_exercise import HINTS, PROPERTIES, check_lock
+from labshop.lab.grade import Lockish
+from labshop.lab.lock_exercise import HINTS, PROPERTIES, ReferenceLock, check_lock
 from labshop.locks import Node
 
 OUT_OF = 10
@@ -31,10 +31,10 @@ class NotWritten(Right):
     """The stub, as the learner finds it."""
 
     async def acquire(self, node: Any, key: str, token: str, ttl_ms: int) -> bool:
-        raise Unfinished
+        raise NotImplementedError
 
     async def release(self, node: Any, key: str, token: str) -> bool:
-        raise Unfinished
+        raise NotImplementedError
 
 
 class SetnxThenExpire(Right):
@@ -127,6 +127,39 @@ class NoToken(Right):
         return await super().release(node, key, "locked")
 
 
+class DoesNothing(Right):
+    """Says yes, and never talks to Redis."""
+
+    async def acquire(self, node: Any, key: str, token: str, ttl_ms: int) -> bool:
+        return True
+
+    async def release(self, node: Any, key: str, token: str) -> bool:
+        return True
+
+
+class RoundsDown(Right):
+    """Whole seconds, rounded down."""
+
+    async def acquire(self, node: Any, key: str, token: str, ttl_ms: int) -> bool:
+        seconds = max(1, ttl_ms // 1_000)
+        return bool(await node.command("SET", key, token, "NX", "EX", seconds) == "OK")
+
+
+class RawReplies(Right):
+    """Gives back what Redis said, not True and False."""
+
+    async def acquire(self, node: Any, key: str, token: str, ttl_ms: int) -> bool:
+        reply: bool = await node.command("SET", key, token, "NX", "PX", ttl_ms)
+        return reply
+
+
+class ByName(Right):
+    """Options by name, as redis-py has them."""
+
+    async def acquire(self, node: Any, key: str, token: str, ttl_ms: int) -> bool:
+        return bool(await node.command("SET", key, token, nx=True, px=ttl_ms))
+
+
 class Crashes(Right):
     """Fails with an error of its own."""
 
@@ -147,6 +180,11 @@ class Endless(Right):
     ("answer", "lost"),
     [
         (Right, set()),
+        (ReferenceLock, set()),
+        (DoesNothing, set(PROPERTIES)),
+        (RawReplies, set(PROPERTIES)),
+        (ByName, set(PROPERTIES)),
+        (RoundsDown, {UNIT}),
         (SetnxThenExpire, {ENDS}),
         (NoEnd, {ENDS, UNIT}),
         (Seconds, {UNIT}),
@@ -163,7 +201,7 @@ class Endless(Right):
     ],
 )
 async def test_a_wrong_answer_loses_exactly_its_points(
-    node: Node, answer: type[Right], lost: set[str]
+    node: Node, answer: type[Lockish], lost: set[str]
 ) -> None:
     """Each mistake costs the properties that it breaks, and no other."""
     grade = await check_lock(answer(), node)
