@@ -17,7 +17,7 @@ def printed(notebook: Path) -> str:
 
 @pytest.mark.parametrize("lesson", ["01_setnx"])
 def test_the_exercise_waits_and_its_solution_holds(lesson: str) -> None:
-    """Untouched, each property is TODO and nothing is called wrong; solved, all points are there."""
+    """Untouched, each property is TODO and none is called wrong; solved, all points are there."""
     waiting, solved = (
         printed(FOLDER / lesson / name) for name in ("lesson.ipynb", "solution.ipynb")
     )
