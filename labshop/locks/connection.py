@@ -195,6 +195,11 @@ class _Wire(asyncio.Protocol):
         self._heard_at = self._loop.time()
         self._reader.feed(data)
         while (value := self._reader.gets()) is not False:
+            if not self.waiting:
+                # A server that speaks unasked turns this client away; what comes after is no
+                # reply to any command.
+                self.abort()
+                return
             reply = self.waiting.popleft()
             if not reply.done():
                 reply.set_result(value)

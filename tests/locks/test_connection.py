@@ -107,6 +107,24 @@ async def node_cut(node: Node) -> int:
     return int(cut)
 
 
+async def test_a_server_that_speaks_unasked_is_left(tmp_path: Path, leash: Leash) -> None:
+    """Turned away at the door (too many clients), a command fails, and the next one dials anew."""
+    server = ServerNode(NodeSpec("full", "lock"), find_server(None), tmp_path, leash)
+    server.start()
+    try:
+        first, second = (Node(server.url, timeout_ms=2_000) for _ in range(2))
+        await first.command("CONFIG", "SET", "maxclients", "1")
+        with pytest.raises((NodeRefused, NodeSilent, NodeDown)):
+            await second.command("PING")
+        await first.command("CONFIG", "SET", "maxclients", "100")
+
+        assert await second.command("PING") == "PONG"
+        await first.close()
+        await second.close()
+    finally:
+        server.kill()
+
+
 async def test_a_script_is_posted_behind_what_was_sent_before(node: Node) -> None:
     """A posted release is carried out after the SET before it, and before the GET after it."""
     release = load_script("labshop.locks", "release_lock")
