@@ -84,9 +84,12 @@ def down() -> None:
 def reset() -> None:
     """Stop what runs here and forget its orders: the next group finds a new shop."""
     settings = read_settings()
+    if settings.database_url is not None:
+        raise SetupError("The ledger is at LABSHOP_DATABASE_URL; empty that database yourself.")
     end_running_lab(settings.home)
-    for ledger_file in settings.home.glob("ledger.db*"):
-        ledger_file.unlink()
+    # The secret goes too: a token of the last group would name a user of the next.
+    for forgotten in (*settings.home.glob("ledger.db*"), settings.home / "jwt-secret"):
+        forgotten.unlink(missing_ok=True)
     shutil.rmtree(settings.home / "nodes", ignore_errors=True)
     typer.echo(f"The shop in {settings.home} is as new. Start it by: labshop up")
 

@@ -71,6 +71,7 @@ TABLE: dict[type[Exception], Answer] = {
     InFlight: Answer(409, "Request in flight", retry_after_s=1),
     NameTaken: Answer(409, "Name taken"),
     NoSuchBundle: Answer(404, "No such bundle"),
+    shop.Refused: Answer(409, "Refused"),
     shop.BadOrder: Answer(422, "Bad order"),
     shop.NoSuchProduct: Answer(404, "No such product"),
     shop.NoSuchOrder: Answer(404, "No such order"),

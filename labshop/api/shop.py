@@ -13,6 +13,7 @@ from pathlib import Path
 
 import anyio.to_thread
 import structlog
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from labshop.api.passwords import Passwords
@@ -188,10 +189,10 @@ async def running(shop: Shop) -> AsyncIterator[Shop]:
     shop.database.close()
 
 
-def _secret(path: Path, given: object) -> str:
+def _secret(path: Path, given: SecretStr | None) -> str:
     """A secret from the settings, or a random one that is kept in a file of its own."""
     if given is not None:
-        return str(given.get_secret_value())  # type: ignore[attr-defined]  # a SecretStr
+        return given.get_secret_value()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():

@@ -5,7 +5,8 @@ there was is oversold; leaving a unit while somebody who wanted it was turned aw
 undersold. Whatever could not be read makes the verdict UNKNOWN, never VALID.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Outcome = Literal["VALID", "INVALID", "UNKNOWN"]
@@ -13,16 +14,16 @@ Outcome = Literal["VALID", "INVALID", "UNKNOWN"]
 
 @dataclass(frozen=True)
 class Books:
-    """A product after a sale, in units; None is what could not be read.
+    """A product after a sale, in units; None is what was looked for and could not be read.
 
-    `wanted` is the demand; `left_gate` counts reserved units as left, as nobody has them yet.
+    `wanted` is the demand. `left` names each place that was looked at; a place that nobody asked
+    is not in it. Reserved units count as left, for nobody has them yet.
     """
 
     stock: int
     wanted: int
     sold: int | None
-    left_ledger: int | None = None
-    left_gate: int | None = None
+    left: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
     def oversold(self) -> int:
@@ -35,7 +36,8 @@ class Books:
         return max(0, min(self.stock, self.wanted) - (self.sold or 0))
 
     def __str__(self) -> str:
-        return f"sold {self.sold}, left in SQL {self.left_ledger}, at the gate {self.left_gate}"
+        places = (f"left at the {place} {units}" for place, units in self.left.items())
+        return ", ".join((f"sold {self.sold}", *places))
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,15 @@ class Verdict:
 
 def judge(books: Books) -> Verdict:
     """Judge a sale that has ended."""
-    if books.sold is None:
-        return Verdict("UNKNOWN", "the orders could not be counted")
+    unread = [place for place, units in books.left.items() if units is None]
+    if books.sold is None or unread:
+        return Verdict("UNKNOWN", f"could not be read: {', '.join(unread) or 'the orders'}")
     if books.oversold:
         return Verdict("INVALID", f"{books.sold} units sold of {books.stock}")
-    for name, left in (("ledger", books.left_ledger), ("gate", books.left_gate)):
-        if left is not None and books.sold + left != books.stock:
+    for place, units in books.left.items():
+        if books.sold + (units or 0) != books.stock:
             return Verdict(
-                "INVALID", f"{books.sold} sold and {left} left at the {name} is not {books.stock}"
+                "INVALID", f"{books.sold} sold and {units} left at the {place} is not {books.stock}"
             )
     if books.undersold:
         wanted = min(books.stock, books.wanted)

@@ -46,12 +46,13 @@ class OwnLock:
             LockTimeout: it was not free within `wait_ms`.
         """
         clock, token = SystemClock(), token_hex(16)
-        asked_ms = clock.now_ms()
+        asked_ms = sent_ms = clock.now_ms()
         while not await self.mine.acquire(self.node, self.key, token, self.ttl_ms):
             if clock.now_ms() - asked_ms > wait_ms:
                 raise LockTimeout(self.key, wait_ms)
             await clock.sleep_ms(POLL_MS)
+            sent_ms = clock.now_ms()
         try:
-            yield OwnLease(self.key, token, asked_ms + self.ttl_ms, clock)
+            yield OwnLease(self.key, token, sent_ms + self.ttl_ms, clock)
         finally:
             await self.mine.release(self.node, self.key, token)

@@ -11,7 +11,7 @@ import inspect
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,15 @@ class Lab:
     async def close(self) -> None:
         """End the shop and its servers; without it they end with the kernel."""
         self._end.set()
-        if self._life is not None:
-            await self._life
-        self._undo.close()
+        try:
+            if self._life is not None:
+                await self._life
+        finally:
+            self._undo.close()
+
+    def at_end(self, undo: Callable[[], object]) -> None:
+        """Have something done when the lab ends, after its servers have gone."""
+        self._undo.callback(undo)
 
     async def put_on_sale(self, product_id: int, units: int) -> None:
         """Give a product that much stock, in the ledger and at the gate; its books begin anew."""
@@ -95,18 +101,14 @@ class Lab:
         return [account.id for account in await asyncio.gather(*accounts)]
 
     async def books(self, product_id: int, *, stock: int, wanted: int) -> Books:
-        """What gate and ledger say about a product after a sale of `stock` units."""
-        gate = await self.node.command(
-            "HMGET", "{sale:1}:gate", f"left:{product_id}", f"held:{product_id}"
-        )
-        left_ledger = (await self.shop.ledger.snapshot()).left[product_id]
-        return Books(
-            stock=stock,
-            wanted=wanted,
-            sold=await self.sold(product_id),
-            left_ledger=left_ledger,
-            left_gate=sum(int(units or 0) for units in gate),
-        )
+        """What ledger and gate say about a product after a sale of `stock` units."""
+        left: dict[str, int | None] = {"ledger": None, "gate": None}
+        sold = None
+        with suppress(Unavailable):
+            sold = await self.sold(product_id)
+            left["ledger"] = (await self.shop.ledger.snapshot()).left[product_id]
+            left["gate"] = await self.shop.inventory.unsold(product_id)
+        return Books(stock=stock, wanted=wanted, sold=sold, left=left)
 
     @contextmanager
     def primary_killed(self) -> Iterator[None]:
@@ -177,9 +179,15 @@ async def open_lab(*, name: str, **overrides: Any) -> Lab:
     Raises:
         SetupError: no server can be started; the sentence says what to do.
     """
-    home = Path(tempfile.mkdtemp(prefix=f"labshop-{name}-"))
+    folder = tempfile.TemporaryDirectory(prefix=f"labshop-{name}-", ignore_cleanup_errors=True)
+    home = Path(folder.name)
     lab = Lab(home, read_settings(**{"home": home, **overrides}))
-    await lab.start()
+    lab.at_end(folder.cleanup)
+    try:
+        await lab.start()
+    except BaseException:
+        await lab.close()
+        raise
     return lab
 
 

@@ -87,7 +87,7 @@ async def _measure() -> list[Figure]:
 async def _locks(lab: Lab) -> list[Figure]:
     release = load_script("labshop.locks", "release_lock")
     node, lock = lab.node, SingleLock(lab.node, "bench", ttl_ms=10_000)
-    peer = redis.asyncio.Redis(port=node.port, retry=Retry(NoBackoff(), 0))
+    peer = redis.asyncio.Redis(host=node.host, port=node.port, retry=Retry(NoBackoff(), 0))
     sha = await peer.script_load(release.source)
 
     async def raw() -> None:

@@ -104,10 +104,10 @@ class Node:
         It never suspends, so a task that is being cancelled can still clean up.
 
         Returns:
-            False when there is no connection, and so nothing was sent.
+            False when nothing was sent: there is no connection, or its backlog is full twice over.
         """
         wire = self._wire
-        if wire is None or wire.closed:
+        if wire is None or wire.closed or len(wire.waiting) >= 2 * self._backlog:
             return False
         wire.send(("EVAL", script.source, len(keys), *keys, *args))
         return True
@@ -134,26 +134,30 @@ class Node:
         return value
 
     async def _connect(self) -> "_Wire":
-        async with self._connecting:
-            if self._wire is not None and not self._wire.closed:
+        try:
+            async with asyncio.timeout(self._timeout_s), self._connecting:
+                if self._wire is None or self._wire.closed:
+                    self._wire = await self._dial()
                 return self._wire
-            loop = asyncio.get_running_loop()
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    _, wire = await loop.create_connection(
-                        _Wire, self.host, self.port, ssl=self._tls
-                    )
-            except (OSError, TimeoutError) as error:
-                reason = "no connection in time" if isinstance(error, TimeoutError) else str(error)
-                raise NodeDown(self.name, reason) from None
+        except TimeoutError:
+            raise NodeDown(self.name, "no connection in time") from None
+
+    async def _dial(self) -> "_Wire":
+        loop = asyncio.get_running_loop()
+        try:
+            _, wire = await loop.create_connection(_Wire, self.host, self.port, ssl=self._tls)
+        except OSError as error:
+            raise NodeDown(self.name, str(error)) from None
+        try:
             for greeting in self._greeting:
-                try:
-                    await self._answer(wire, wire.send(greeting))
-                except NodeError as refusal:
-                    wire.abort()
-                    raise NodeDown(self.name, refusal.reason) from None
-            self._wire = wire
-            return wire
+                await self._answer(wire, wire.send(greeting))
+        except NodeError as refusal:
+            wire.abort()
+            raise NodeDown(self.name, refusal.reason) from None
+        except BaseException:
+            wire.abort()
+            raise
+        return wire
 
 
 class _Wire(asyncio.Protocol):
@@ -171,6 +175,8 @@ class _Wire(asyncio.Protocol):
     def send(self, parts: Sequence[Part]) -> "asyncio.Future[Reply]":
         if not self._outgoing:
             self._loop.call_soon(self._flush)
+        if not self.waiting:
+            self._heard_at = self._loop.time()  # a rest is no silence
         self._outgoing.append(hiredis.pack_command(tuple(parts)))  # type: ignore[arg-type]  # its stub names a pair of one
         reply: asyncio.Future[Reply] = self._loop.create_future()
         self.waiting.append(reply)

@@ -31,7 +31,7 @@ from labshop.locks.base import (
     LockTimeout,
     ignore_event,
 )
-from labshop.locks.connection import Node, NodeError
+from labshop.locks.connection import Node, NodeDown, NodeError
 from labshop.locks.turns import NoTurn
 from labshop.lua import load_script
 
@@ -94,13 +94,13 @@ class SingleLock:
         token = secrets.token_hex(16)
         while True:
             sent_ms = self.clock.now_ms()
-            fence, taken_for_ms = await self._try(token)
+            fence, free_in_ms = await self._try(token)
             now_ms = self.clock.now_ms()
             if fence:
                 self._tell("acquired", token, fence=fence, waited_ms=now_ms - asked_ms)
                 return SingleLease(self, self.key, token, fence, sent_ms, sent_ms + self.ttl_ms)
             # A random pause keeps two processes from asking in step for ever.
-            pause_ms = min(random.uniform(POLL_MIN_MS, POLL_MAX_MS), max(1, taken_for_ms))  # noqa: S311
+            pause_ms = random.uniform(POLL_MIN_MS, min(POLL_MAX_MS, max(POLL_MIN_MS, free_in_ms)))  # noqa: S311
             if now_ms + pause_ms > deadline_ms:
                 raise NoTurn
             await self.clock.sleep_ms(pause_ms)
@@ -108,12 +108,14 @@ class SingleLock:
     async def _try(self, token: str) -> tuple[int, int]:
         acquire = load_script("labshop.locks", "acquire_lock")
         try:
-            fence, taken_for_ms = await self.node.run(acquire, self._keys, (token, self.ttl_ms))
+            fence, free_in_ms = await self.node.run(acquire, self._keys, (token, self.ttl_ms))
+        except NodeDown:
+            raise
         except BaseException:
             # Cancelled, or no reply: the lock may have been set. The undoing cannot overtake it.
             self.node.post(load_script("labshop.locks", "release_lock"), self._keys[:1], (token,))
             raise
-        return int(fence), int(taken_for_ms)
+        return int(fence), int(free_in_ms)
 
     async def _release(self, lease: "SingleLease") -> None:
         release = load_script("labshop.locks", "release_lock")
@@ -124,6 +126,10 @@ class SingleLock:
         except NodeError:
             # The body's outcome stands; a lock that cannot be released ends with its time.
             pass
+        except BaseException:
+            # Cancelled: whatever the release met on its way, this one follows it.
+            self.node.post(release, self._keys[:1], (lease.token,))
+            raise
         finally:
             held_ms = self.clock.now_ms() - lease.since_ms
             self._tell(kind, lease.token, fence=lease.fence, held_ms=held_ms)

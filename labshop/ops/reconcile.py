@@ -49,6 +49,9 @@ class Reconciler:
                 await self.look()
             except Refused as outage:
                 log.warning("reconcile.postponed", reason=str(outage))
+            except Exception:
+                # A defect here must not end the writer beside it: sales go on.
+                log.exception("reconcile.defect")
             await self._clock.sleep_ms(self._interval_ms)
 
     async def look(self) -> None:
@@ -58,8 +61,10 @@ class Reconciler:
             Unavailable: gate or ledger cannot be reached.
         """
         if self._inventory.suspect or self._ledger.contradicted:
-            self._ledger.contradicted = False
             self._inventory.suspect = True
+            self._ledger.contradicted = False
+            # A transaction that somebody has given up waiting for must be in the snapshot.
+            await self._ledger.catch_up()
             await self._inventory.rebuild()
             log.info("reconcile.rebuilt")
         for order_id in await self._inventory.abandoned(older_than_ms=self._reservation_ttl_ms):

@@ -12,7 +12,7 @@
     │   ├── StaleFence       a later holder of the lock has written already
     │   ├── KeyReused        the idempotency key stands for a different order
     │   ├── AlreadyBooked    the idempotency key's order exists; it is attached
-    │   └── Unavailable      a store cannot be reached, and nothing was asked of the ledger
+    │   └── Unavailable      a store cannot be reached, and nothing was booked
     └── Unknown            indefinite: the ledger may have booked it; look it up by its id
 
 A `Refused` may be undone at once. After anything else, what was reserved stays reserved until

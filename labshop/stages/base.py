@@ -46,7 +46,8 @@ class Ledger(Protocol):
         """Book the order durably, if stock, limit and fence allow it.
 
         Raises:
-            SoldOut, LimitReached, StaleFence, AlreadyBooked, KeyReused, Unavailable: definite.
+            SoldOut, LimitReached, SaleClosed, NoSuchProduct, StaleFence, AlreadyBooked,
+            KeyReused, Unavailable: nothing was booked.
             Unknown: the transaction began, and its end was not seen.
         """
 

@@ -47,10 +47,6 @@ class Catalog:
         """All bundles by id."""
         return await self._database.read(_bundles)
 
-    async def sale(self) -> Sale:
-        """The sale."""
-        return await self._database.read(read_sale)
-
 
 def read_sale(session: Session) -> Sale:
     """The one sale of this shop."""

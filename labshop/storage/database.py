@@ -3,8 +3,9 @@
 SQLite in write-ahead mode by default, PostgreSQL by its URL. A commit is flushed to disk
 before it counts (`synchronous=FULL`): what a buyer is told, a power loss does not take back.
 
-SQLite has one writer at a time; a write transaction asks for that place when it begins
-(BEGIN IMMEDIATE), so that it can never fail in its middle because of another writer.
+There is one writer at a time: a write transaction asks for that place when it begins (SQLite by
+BEGIN IMMEDIATE, PostgreSQL by an advisory lock), so that events are numbered in the order of
+their commits. What one transaction reads is of one moment.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ from labshop.errors import SetupError
 from labshop.shop.errors import Unavailable
 
 T = TypeVar("T")
+
+WRITER_LOCK = 7_351
+"""PostgreSQL's advisory lock of whoever writes the ledger."""
 
 OUTAGE = (DBAPIError, PoolTimeoutError)
 
@@ -103,7 +107,7 @@ def outage_reason(error: Exception) -> str:
 def _make_engine(url: str, timeout_ms: int) -> Engine:
     timeout_s = timeout_ms / 1_000
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_timeout=timeout_s)
+        return _make_postgresql_engine(url, timeout_ms)
     engine = create_engine(
         url,
         connect_args={"timeout": timeout_s, "check_same_thread": False},
@@ -112,6 +116,25 @@ def _make_engine(url: str, timeout_ms: int) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _make_postgresql_engine(url: str, timeout_ms: int) -> Engine:
+    options = f"-c statement_timeout={timeout_ms} -c lock_timeout={timeout_ms}"
+    engine = create_engine(
+        url,
+        connect_args={"connect_timeout": max(1, timeout_ms // 1_000), "options": options},
+        pool_pre_ping=True,
+        pool_timeout=timeout_ms / 1_000,
+    )
+    event.listen(engine, "begin", _begin_postgresql)
+    return engine
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    if connection.get_execution_options().get("writes"):
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
+    else:
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -85,7 +85,7 @@ class RedisInventory:
 
     async def confirm(self, receipt: Receipt) -> None:
         """Turn the reservation into a sale. If the gate cannot be told, it becomes suspect."""
-        await self._tell("confirm_sale", receipt, receipt.sequence)
+        await self._tell("confirm_sale", receipt, [receipt.sequence])
 
     async def put_back(self, receipt: Receipt, sequence: int) -> None:
         """Put a cancelled order's units back on sale.
@@ -94,7 +94,7 @@ class RedisInventory:
             receipt: the cancelled order.
             sequence: the ledger's number of the cancellation.
         """
-        await self._tell("return_units", receipt, sequence)
+        await self._tell("return_units", receipt, [sequence, receipt.sequence])
 
     async def left(self, product_id: int) -> int:
         """Units that can be reserved at this moment.
@@ -102,14 +102,15 @@ class RedisInventory:
         Raises:
             NoSuchProduct, Unavailable.
         """
-        epoch = None
-        while epoch is None:
-            epoch, units = await self._ask("HMGET", self._gate, "epoch", f"left:{product_id}")
-            if epoch is None:
-                await self.heat()
-        if units is None:
-            raise NoSuchProduct(product_id)
-        return max(int(units), 0)
+        return max((await self._count(product_id))[0], 0)
+
+    async def unsold(self, product_id: int) -> int:
+        """Units left and held together.
+
+        Raises:
+            NoSuchProduct, Unavailable.
+        """
+        return sum(await self._count(product_id))
 
     async def abandoned(self, *, older_than_ms: int) -> list[UUID]:
         """Orders that were reserved that long ago and have not been settled."""
@@ -135,9 +136,27 @@ class RedisInventory:
         Raises:
             Unavailable: the gate or the ledger cannot be reached; the gate stays suspect.
         """
-        await self._ask("DEL", self._gate)
-        await self.heat()
+        # Cleared first: what cannot be told to the gate from here on makes it suspect anew.
         self.suspect = False
+        try:
+            # A builder at work has read the ledger already; without its ticket it reads again.
+            await self._ask("DEL", self._gate, self._ticket)
+            await self.heat()
+        except BaseException:
+            self.suspect = True
+            raise
+
+    async def _count(self, product_id: int) -> tuple[int, int]:
+        """Units left and held; a gate that is not there is built first."""
+        fields = ("epoch", f"left:{product_id}", f"held:{product_id}")
+        for _ in range(HEAT_TRIES):
+            epoch, left, held = await self._ask("HMGET", self._gate, *fields)
+            if epoch is not None and left is None:
+                raise NoSuchProduct(product_id)
+            if epoch is not None:
+                return int(left), int(held or 0)
+            await self.heat()
+        raise Unavailable("gate", "it is emptied faster than it is built")
 
     async def _build(self) -> bool:
         ticket = secrets.token_hex(8)
@@ -157,21 +176,25 @@ class RedisInventory:
         keys = (self._gate, self._bought, self._held, self._ticket)
         return bool(await self._run("heat_gate", keys, args) == 1)
 
-    async def _tell(self, script: str, receipt: Receipt, sequence: int) -> None:
-        args: list[Part] = [str(receipt.order_id), receipt.user_id, sequence, REMEMBER_MS]
+    async def _tell(self, script: str, receipt: Receipt, sequences: Sequence[int]) -> None:
+        args: list[Part] = [str(receipt.order_id), receipt.user_id, REMEMBER_MS, *sequences]
         try:
             await self._settle(script, receipt.order_id, [*args, *_flat(receipt.lines)])
         except Refused:
             # The ledger's word stands. The gate is built anew from it as soon as it can be.
             self.suspect = True
+        except BaseException:
+            self.suspect = True
+            raise
 
     async def _settle(self, script: str, order_id: UUID, args: Sequence[Part]) -> Sequence[str]:
         """Run a script on an order; where it finds no gate, build one and run it again."""
-        while True:
+        for _ in range(HEAT_TRIES):
             answer = await self._run(script, self._keys(order_id), args)
             if answer not in ("cold", ["cold"]):
                 return answer if isinstance(answer, list) else [answer]
             await self.heat()
+        raise Unavailable("gate", "it is emptied faster than it is built")
 
     async def _run(self, script: str, keys: Sequence[str], args: Sequence[Part]) -> Reply:
         try:

@@ -11,7 +11,7 @@ A receipt is given only after its transaction is on disk.
 from uuid import UUID
 
 from labshop.shop.domain import Order, Receipt
-from labshop.shop.errors import LimitReached, SoldOut, Unknown
+from labshop.shop.errors import LimitReached, SoldOut, Unavailable, Unknown
 from labshop.storage import booking
 from labshop.storage.database import Database
 from labshop.storage.records import (
@@ -32,7 +32,7 @@ class SqlLedger:
         self._database = database
         self._writer = writer
         self.contradicted = False
-        """True after it refused what the gate had let through: one of them is behind."""
+        """True after it refused what the gate let through, or may have changed what it knows."""
 
     async def record(self, order: Order, *, fence: int) -> Receipt:
         """Book an order durably.
@@ -69,6 +69,8 @@ class SqlLedger:
                 lambda session: booking.cancel(session, order_id, user_id, actor)
             )
         except OutcomeUnknown as doubt:
+            # Who asks again is told that it is cancelled, and nobody would tell the gate.
+            self.contradicted = True
             raise Unknown(order_id, str(doubt)) from doubt
 
     async def adjust(self, product_id: int, *, units: int, actor: str) -> None:
@@ -79,6 +81,17 @@ class SqlLedger:
             Unavailable: nothing was changed.
         """
         await self._writer.submit(lambda session: booking.adjust(session, product_id, units, actor))
+
+    async def catch_up(self) -> None:
+        """Wait until what this process had begun to write has come to its end.
+
+        Raises:
+            Unavailable: it has not, within the time that a transaction may take.
+        """
+        try:
+            await self._writer.submit(lambda _session: None)
+        except OutcomeUnknown as doubt:
+            raise Unavailable("ledger", str(doubt)) from doubt
 
     async def find(self, order_id: UUID) -> Receipt | None:
         """The receipt of an order, or None if it was never booked.

@@ -2,7 +2,7 @@
 
 `StockEvent` is append-only and the source of the rest: `Product.stock_left` is the sum of a
 product's deltas, kept beside them so that one conditional UPDATE can guard it. Each event
-carries the hash of its product's previous one, so that a changed row is found.
+carries the hash of its product's previous one, so that a changed row can be found.
 Times are UTC. Money is in minor units.
 """
 

@@ -114,8 +114,6 @@ class GroupWriter:
             if committing:
                 return [OutcomeUnknown(reason) for _ in group]
             return [Unavailable("ledger", reason) for _ in group]
-        except Exception as defect:  # noqa: BLE001  # its callers get it; the writer lives on
-            return [defect for _ in group]
         return results
 
 
@@ -128,6 +126,10 @@ def _attempt(session: Session, work: Work) -> Any:
     except IntegrityError as clash:
         # Another process was faster, or a row it refers to is gone: that is nobody else's fault.
         return Unavailable("ledger", outage_reason(clash))
+    except OUTAGE:
+        raise
+    except Exception as defect:  # noqa: BLE001  # its caller gets it, and nobody else
+        return defect
 
 
 def _answer(job: _Job, result: Any) -> None:

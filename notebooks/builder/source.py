@@ -6,7 +6,7 @@ The idea: the source runs as it stands, with the solution in it. A region says w
 gets instead, as comments, right after it:
 
     # BEGIN SOLUTION
-    return await node.set(key, token, nx=True, px=ttl_ms)
+    return await node.command("SET", key, token, "NX", "PX", ttl_ms) == "OK"
     # END SOLUTION
     # BEGIN STUB
     # raise NotImplementedError("write acquire() here")

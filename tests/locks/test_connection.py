@@ -48,6 +48,41 @@ async def test_nobody_listens_there() -> None:
     assert refusal.value.definite
 
 
+async def test_one_deadline_for_all_who_wait_for_a_connection() -> None:
+    """A server that accepts and says nothing costs ten commands one deadline, not ten."""
+    accepted: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda _, writer: accepted.append(writer), "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    node = Node(f"redis://:password@127.0.0.1:{port}", timeout_ms=200)
+
+    async with asyncio.timeout(1.5):
+        outcomes = await asyncio.gather(
+            *(node.command("PING") for _ in range(10)), return_exceptions=True
+        )
+
+    assert {type(outcome) for outcome in outcomes} == {NodeDown}
+    silent.close()
+    for writer in accepted:
+        writer.transport.abort()
+
+
+async def test_a_rest_is_no_silence(either_server: ServerNode, node: Node) -> None:
+    """After a long rest, one late reply does not cost the connection, nor the undoing behind it."""
+    hasty = Node(either_server.url, timeout_ms=20)
+    await hasty.command("PING")
+    await asyncio.sleep(0.3)  # ten deadlines and more, in which nothing was asked
+    either_server.freeze()
+    try:
+        with pytest.raises(NodeSilent):
+            await hasty.command("PING")
+        posted = hasty.post(load_script("labshop.locks", "release_lock"), ["key"], ["token"])
+    finally:
+        either_server.thaw()
+
+    assert posted
+    await hasty.close()
+
+
 async def test_a_late_reply_is_dropped_and_never_given_to_another(
     either_server: ServerNode, node: Node
 ) -> None:

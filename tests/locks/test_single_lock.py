@@ -182,8 +182,8 @@ async def test_a_lost_reply_does_not_block_its_caller(node: Node) -> None:
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_cancelled_at_any_await_it_leaves_nothing_behind(node: Node, turns: int) -> None:
-    """However far a holder came when it was cancelled, the lock is free and the queue empty."""
+async def test_cancelled_on_its_way_it_leaves_nothing_behind(node: Node, turns: int) -> None:
+    """However far an acquisition came when it was cancelled, the lock is free, the queue empty."""
 
     async def hold_it() -> None:
         async with lock_on(node).hold(wait_ms=1_000):
@@ -193,6 +193,27 @@ async def test_cancelled_at_any_await_it_leaves_nothing_behind(node: Node, turns
         task = asyncio.create_task(hold_it())
         for _ in range(turns):
             await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+        assert await node.command("EXISTS", KEY) == 0
+    assert node.turns._turns == {}
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+async def test_cancelled_while_it_releases_it_is_free(node: Node, *, flushed: bool) -> None:
+    """A release that is cancelled on its way frees the lock, also when its script was unknown."""
+    for _ in range(30):
+        leaving = asyncio.Event()
+
+        async def hold_it() -> None:
+            async with lock_on(node).hold(wait_ms=1_000):
+                if flushed:
+                    await node.command("SCRIPT", "FLUSH")
+                leaving.set()  # noqa: B023  # each round has its own
+
+        task = asyncio.create_task(hold_it())
+        await leaving.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

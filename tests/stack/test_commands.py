@@ -177,22 +177,35 @@ def test_an_api_that_dies_is_quoted(terminal: Terminal, arguments: tuple[str, ..
 
 
 def test_reset_gives_the_next_group_a_new_shop(terminal: Terminal) -> None:
-    """Reset ends the lab and forgets its accounts; the lab starts again with the seed."""
+    """Reset ends the lab and forgets its accounts; a token of the last group is worth nothing."""
     ada = {"name": "ada", "password": "correct horse"}
     assert terminal.run("up", "--detach").returncode == 0
     assert sign_up(terminal, ada) == 201
     assert sign_up(terminal, ada) == 409
 
+    token = call(terminal, "/auth/login", ada).json()["access_token"]
+
     assert terminal.run("reset").returncode == 0
     assert read_state(terminal.home) is None
     assert terminal.run("up", "--detach").returncode == 0
 
-    assert sign_up(terminal, ada) == 201
+    assert sign_up(terminal, {"name": "bob", "password": "correct horse"}) == 201
+    url = f"{terminal.state().api_url}/orders"
+    assert httpx.get(url, headers={"Authorization": f"Bearer {token}"}).status_code == 401
+
+
+def test_reset_leaves_a_database_of_somebody_elses_alone(terminal: Terminal) -> None:
+    """A ledger that a URL names is not the lab's to empty."""
+    answer = terminal.run("reset", LABSHOP_DATABASE_URL="sqlite:////tmp/not-ours.db")
+    assert_refused(answer, "The ledger is at LABSHOP_DATABASE_URL")
 
 
 def sign_up(terminal: Terminal, credentials: dict[str, str]) -> int:
-    url = f"{terminal.state().api_url}/auth/signup"
-    return httpx.post(url, json=credentials, timeout=10).status_code
+    return call(terminal, "/auth/signup", credentials).status_code
+
+
+def call(terminal: Terminal, path: str, credentials: dict[str, str]) -> httpx.Response:
+    return httpx.post(f"{terminal.state().api_url}{path}", json=credentials, timeout=10)
 
 
 def test_a_missing_server_is_refused(terminal: Terminal) -> None:

@@ -223,3 +223,78 @@ async def test_abandoned_reservations_are_settled_by_the_ledger(shop: Shop) -> N
 
 async def abandoned(shop: Shop) -> list[UUID]:
     return await shop.inventory.abandoned(older_than_ms=0)
+
+
+async def test_a_cancellation_that_overtakes_its_confirmation_is_counted_once(shop: Shop) -> None:
+    """Reserved, rebuilt, booked, put back, and only then confirmed: all units are on sale."""
+    [user_id] = await users(shop, 1)
+    order = order_of(user_id, (PRODUCT, 4))
+    await shop.inventory.reserve(order)
+    await shop.inventory.rebuild()
+    receipt = await shop.ledger.record(order, fence=1)
+    cancelled, sequence = await shop.ledger.cancel(order.id, user_id=user_id, actor="user")
+
+    await shop.inventory.put_back(cancelled, sequence)
+    await shop.inventory.confirm(receipt)
+
+    assert await gate(shop) == (100, 0)
+
+
+async def test_a_message_lost_during_a_rebuilding_is_not_forgotten(shop: Shop) -> None:
+    """What makes the gate suspect while it is being built anew has it built once more."""
+    snapshot = shop.ledger.snapshot
+
+    async def loses_a_message() -> Snapshot:
+        seen = await snapshot()
+        shop.inventory.suspect = True
+        return seen
+
+    shop.inventory._snapshot = loses_a_message
+
+    await shop.inventory.rebuild()
+
+    assert shop.inventory.suspect
+
+
+async def test_a_cancelled_rebuilding_is_done_again(shop: Shop) -> None:
+    """A task that is cancelled while it builds the gate leaves it suspect."""
+    reading = asyncio.Event()
+
+    async def never_reads() -> Snapshot:
+        reading.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    shop.inventory._snapshot = never_reads
+    task = asyncio.create_task(shop.inventory.rebuild())
+    await reading.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    assert shop.inventory.suspect
+
+
+async def test_a_builder_from_before_a_drop_does_not_build(shop: Shop) -> None:
+    """Dropping the gate takes a builder's ticket: its snapshot may lack what made it suspect."""
+    [user_id] = await users(shop, 1)
+    await shop.node.command("FLUSHALL")
+    reading, go_on = asyncio.Event(), asyncio.Event()
+    snapshot = shop.ledger.snapshot
+
+    async def slow_snapshot() -> Snapshot:
+        seen = await snapshot()
+        reading.set()
+        await go_on.wait()
+        return seen
+
+    shop.inventory._snapshot = slow_snapshot
+    slow = asyncio.create_task(shop.inventory.heat())
+    await reading.wait()
+    shop.inventory._snapshot = snapshot
+    await shop.ledger.record(order_of(user_id, (PRODUCT, 10)), fence=1)
+    rebuilding = asyncio.create_task(shop.inventory.rebuild())
+    await rebuilding
+    go_on.set()
+    await slow
+
+    assert await gate(shop) == (90, 0)

@@ -225,3 +225,37 @@ async def found(shop: Shop, order_id: UUID) -> Receipt:
     receipt = await shop.ledger.find(order_id)
     assert receipt is not None
     return receipt
+
+
+async def test_a_cancellation_that_nobody_saw_the_end_of_reaches_the_gate(shop: Shop) -> None:
+    """Its outcome was unknown to the caller; the units are on sale again all the same."""
+    [user_id] = await users(shop, 1)
+    order = order_of(user_id, (1, 5))
+    await shop.inventory.reserve(order)
+    await shop.inventory.confirm(await shop.ledger.record(order, fence=1))
+    shop.writer._timeout_s = 0.05
+
+    with closing(sqlite3.connect(shop.settings.home / "ledger.db")) as other_program:
+        other_program.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unknown):
+            await shop.ledger.cancel(order.id, user_id=user_id, actor="user")
+
+    shop.writer._timeout_s = 5
+    await shop.reconciler.look()
+    assert await shop.inventory.unsold(1) == (await shop.ledger.snapshot()).left[1] == 100
+
+
+async def test_a_defect_of_one_order_is_no_other_orders(shop: Shop) -> None:
+    """Work that fails by a defect fails alone; what shares its transaction is booked."""
+    [user_id] = await users(shop, 1)
+
+    def broken(_session: object) -> None:
+        raise ZeroDivisionError
+
+    outcomes = await asyncio.gather(
+        shop.writer.submit(broken),
+        shop.ledger.record(order_of(user_id, (1, 1)), fence=1),
+        return_exceptions=True,
+    )
+
+    assert [type(outcome) for outcome in outcomes] == [ZeroDivisionError, Receipt]

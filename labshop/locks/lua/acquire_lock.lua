@@ -4,7 +4,8 @@
 -- KEYS[2]  the newest fencing token of this lock
 -- ARGV[1]  the caller's token
 -- ARGV[2]  time to live, in milliseconds
--- Returns  {fence, 0} when taken; {0, milliseconds until the present lease ends} when not
+-- Returns  {fence, 0} when taken; {0, milliseconds until the present lease ends} when not,
+--          where -1 stands for a key without an end
 --
 -- Atomic because the token must be counted by the same step that takes the lock: of two
 -- holders, the later must have the larger number.

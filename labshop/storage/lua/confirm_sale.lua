@@ -6,8 +6,8 @@
 -- KEYS[4]  order: hash of this order's state, epoch, user, line:<product>
 -- ARGV[1]  order id
 -- ARGV[2]  user id
--- ARGV[3]  the ledger's sequence number of this sale
--- ARGV[4]  how long the order's state is remembered, in milliseconds
+-- ARGV[3]  how long the order's state is remembered, in milliseconds
+-- ARGV[4]  the ledger's sequence number of this sale
 -- ARGV[5…] product id and quantity of each line, in turns
 -- Returns  'sold'; 'cold' when there is no gate, and nothing was done
 --
@@ -24,16 +24,16 @@ for i = 5, #ARGV, 2 do
   units = units + quantity
   if known[1] == 'held' and known[2] == gate[1] then
     redis.call('HINCRBY', KEYS[1], 'held:' .. product, -quantity)
-  elseif tonumber(ARGV[3]) > tonumber(gate[2]) then
+  elseif tonumber(ARGV[4]) > tonumber(gate[2]) then
     -- The reservation is gone, and the gate was built before this sale: take the units now.
     redis.call('HINCRBY', KEYS[1], 'left:' .. product, -quantity)
   end
 end
-if not (known[1] == 'held' and known[2] == gate[1]) and tonumber(ARGV[3]) > tonumber(gate[2]) then
+if not (known[1] == 'held' and known[2] == gate[1]) and tonumber(ARGV[4]) > tonumber(gate[2]) then
   redis.call('HINCRBY', KEYS[2], ARGV[2], units)
 end
 
 redis.call('HSET', KEYS[4], 'state', 'sold')
-redis.call('PEXPIRE', KEYS[4], ARGV[4])
+redis.call('PEXPIRE', KEYS[4], ARGV[3])
 redis.call('ZREM', KEYS[3], ARGV[1])
 return 'sold'
