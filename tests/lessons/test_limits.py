@@ -92,8 +92,10 @@ def test_a_broken_limit_is_named(
 
     spoil(whole)
 
-    (found,) = problems(whole, tmp_path)
-    assert reason in found
+    found = problems(whole, tmp_path)
+    assert any(reason in each for each in found)
+    # A clone may lie in the home folder, or among temporary ones: then its path is named twice.
+    assert len(found) == 1 or all("path of this machine" in each for each in found)
 
 
 def test_links_in_code_are_no_links(tmp_path: Path) -> None:

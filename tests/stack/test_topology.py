@@ -136,12 +136,14 @@ def test_a_home_that_is_no_folder_is_refused(folder: str, tmp_path: Path) -> Non
 START_WITHOUT_RIGHTS = """
 import os, sys
 from pathlib import Path
+from labshop.stack.nodes import find_server
 from labshop.stack.topology import Topology
 
+server = find_server(None)
 if os.geteuid() == 0:
     os.seteuid(65_534)  # root may write everywhere, nobody may not
 try:
-    Topology(Path(sys.argv[1])).start()
+    Topology(Path(sys.argv[1]), server).start()
 except Exception as error:
     print(type(error).__name__, error)
 """
