@@ -105,7 +105,12 @@ _TOOLS = (
         ("chromium", "chromium-browser", "google-chrome"),
         "Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
     ),
-    _Tool("wrk", "measures throughput", "On Debian: apt install wrk", ("wrk",)),
+    _Tool(
+        "redis-server",
+        "is the second kind of server that the tests run on",
+        "On Debian: apt install redis-server",
+        ("redis-server",),
+    ),
     _Tool(
         "Docker",
         "runs the same topology in containers",
@@ -113,29 +118,11 @@ _TOOLS = (
         ("docker",),
     ),
     _Tool(
-        "Prometheus",
-        "checks the alert rules and stores the metrics",
-        "On Debian: apt install prometheus",
-        ("prometheus",),
-    ),
-    _Tool(
-        "Alertmanager",
-        "sends the alerts",
-        "On Debian: apt install prometheus-alertmanager",
-        ("alertmanager", "prometheus-alertmanager"),
-    ),
-    _Tool(
         "PostgreSQL",
         "can hold the ledger in place of SQLite",
         "On Debian: apt install postgresql",
         ("postgres",),
         "usr/lib/postgresql/*/bin/postgres",
-    ),
-    _Tool(
-        "C compiler",
-        "builds the fault that moves one node's clock",
-        "On Debian: apt install gcc; on macOS: xcode-select --install",
-        ("cc", "gcc", "clang"),
     ),
 )
 

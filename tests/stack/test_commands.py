@@ -233,7 +233,7 @@ def test_doctor_tells_required_from_optional(terminal: Terminal) -> None:
     healthy = terminal.run("doctor", PATH="")
     assert healthy.returncode == 0
     assert "✓ Redis server: Valkey" in healthy.stdout
-    assert "\N{EN DASH} wrk: missing" in healthy.stdout
+    assert "\N{EN DASH} redis-server: missing" in healthy.stdout
     ill = terminal.run("doctor", LABSHOP_REDIS_SERVER="/no/such/server")
     assert ill.returncode == 1
     assert "✗ Redis server: missing" in ill.stdout
