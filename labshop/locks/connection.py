@@ -73,6 +73,7 @@ class Node:
         self._backlog = backlog
         self._wire: _Wire | None = None
         self._connecting = asyncio.Lock()
+        self._owed: deque[tuple[Part, ...]] = deque(maxlen=backlog)
 
     async def command(self, *parts: Part) -> Reply:
         """Send one command and wait for its reply.
@@ -85,6 +86,7 @@ class Node:
         if wire is None or wire.closed:
             wire = await self._connect()
         if len(wire.waiting) >= self._backlog:
+            wire.drop_if_deaf(self._timeout_s)
             raise NodeDown(self.name, f"{self._backlog} commands wait for an answer already")
         return await self._answer(wire, wire.send(parts))
 
@@ -98,19 +100,19 @@ class Node:
                 raise
             return await self.command("EVAL", script.source, *parts)
 
-    def post(self, script: Script, keys: Sequence[str], args: Sequence[Part] = ()) -> bool:
+    def post(self, script: Script, keys: Sequence[str], args: Sequence[Part] = ()) -> None:
         """Send a script behind all that was sent before, without waiting for its reply.
 
-        It never suspends, so a task that is being cancelled can still clean up.
-
-        Returns:
-            False when nothing was sent: there is no connection, or its backlog is full twice over.
+        It never suspends, so a task that is being cancelled can still clean up. Without a
+        connection it is kept, and is the first that the next connection sends; of what is kept
+        or unanswered too long already, the oldest is given up.
         """
+        command = ("EVAL", script.source, len(keys), *keys, *args)
         wire = self._wire
         if wire is None or wire.closed or len(wire.waiting) >= 2 * self._backlog:
-            return False
-        wire.send(("EVAL", script.source, len(keys), *keys, *args))
-        return True
+            self._owed.append(command)
+        else:
+            wire.send(command)
 
     async def close(self) -> None:
         """Drop the connection; commands in flight become `NodeSilent`."""
@@ -157,6 +159,8 @@ class Node:
         except BaseException:
             wire.abort()
             raise
+        while self._owed:
+            wire.send(self._owed.popleft())
         return wire
 
 

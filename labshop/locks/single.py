@@ -81,8 +81,10 @@ class SingleLock:
         asked_ms = self.clock.now_ms()
         try:
             async with self.node.turns.take(self.key, wait_s=wait_ms / 1_000):
-                lease = await self._acquire(asked_ms, asked_ms + wait_ms)
+                lease = await self._acquire(asked_ms + wait_ms)
                 try:
+                    waited_ms = self.clock.now_ms() - asked_ms
+                    self._tell("acquired", lease.token, fence=lease.fence, waited_ms=waited_ms)
                     yield lease
                 finally:
                     await self._release(lease)
@@ -90,14 +92,13 @@ class SingleLock:
             self._tell("timed_out", "", waited_ms=self.clock.now_ms() - asked_ms)
             raise LockTimeout(self.key, wait_ms) from None
 
-    async def _acquire(self, asked_ms: float, deadline_ms: float) -> "SingleLease":
+    async def _acquire(self, deadline_ms: float) -> "SingleLease":
         token = secrets.token_hex(16)
         while True:
             sent_ms = self.clock.now_ms()
             fence, free_in_ms = await self._try(token)
             now_ms = self.clock.now_ms()
             if fence:
-                self._tell("acquired", token, fence=fence, waited_ms=now_ms - asked_ms)
                 return SingleLease(self, self.key, token, fence, sent_ms, sent_ms + self.ttl_ms)
             # A random pause keeps two processes from asking in step for ever.
             pause_ms = random.uniform(POLL_MIN_MS, min(POLL_MAX_MS, max(POLL_MIN_MS, free_in_ms)))  # noqa: S311
@@ -157,7 +158,7 @@ class SingleLease:
         return self.deadline_ms - self.lock.clock.now_ms()
 
     async def extend(self, ttl_ms: int) -> "SingleLease":
-        """Prolong the lease to `ttl_ms` from now, if it is still ours.
+        """Prolong the lease to `ttl_ms` from now, if it is still ours; never shorten it.
 
         Raises:
             LockLost: the key ended, or is another's.
@@ -169,4 +170,4 @@ class SingleLease:
         if not await lock.node.run(extend, lock._keys[:1], (self.token, ttl_ms)):  # noqa: SLF001
             raise LockLost(self.key, self.token)
         lock._tell("extended", self.token, fence=self.fence)  # noqa: SLF001
-        return replace(self, deadline_ms=sent_ms + ttl_ms)
+        return replace(self, deadline_ms=max(self.deadline_ms, sent_ms + ttl_ms))

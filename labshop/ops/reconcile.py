@@ -2,8 +2,8 @@
 
 The problem: a process can die between reserving at the gate and booking in the ledger, or
 between booking and saying so. The idea: the ledger knows. A reservation that is older than
-any request is looked up there, and confirmed or given back; a gate that contradicts the
-ledger, or missed a message, is dropped and built anew.
+any request is looked up there, and confirmed or given back; cancellations are told to the
+gate once more; a gate that contradicts the ledger, or missed a message, is built anew.
 
 An order may still be on its way when its reservation is given back. That is safe: the ledger
 decides about it like about any other, and confirming it takes the units from the gate again.
@@ -41,6 +41,7 @@ class Reconciler:
         self._clock = clock
         self._reservation_ttl_ms = reservation_ttl_ms
         self._interval_ms = interval_ms
+        self._told_up_to: int | None = None
 
     async def run(self) -> None:
         """Look again and again, until cancelled; an outage is logged and waited out."""
@@ -67,6 +68,7 @@ class Reconciler:
             await self._ledger.catch_up()
             await self._inventory.rebuild()
             log.info("reconcile.rebuilt")
+        await self._tell_cancellations()
         for order_id in await self._inventory.abandoned(older_than_ms=self._reservation_ttl_ms):
             receipt = await self._ledger.find(order_id)
             if receipt is None:
@@ -77,3 +79,15 @@ class Reconciler:
                 # Booked and cancelled, and the gate knows of neither.
                 self._inventory.suspect = True
             log.info("reconcile.settled", order_id=str(order_id), booked=receipt is not None)
+
+    async def _tell_cancellations(self) -> None:
+        """Tell the gate of cancellations anew: whoever cancelled may have died before it did.
+
+        Told twice, a cancellation counts once.
+        """
+        if self._told_up_to is None:
+            # What is older is in the snapshot from which this process built the gate at its start.
+            self._told_up_to = (await self._ledger.snapshot()).sequence
+        for receipt, sequence in await self._ledger.cancelled_since(self._told_up_to):
+            await self._inventory.put_back(receipt, sequence)
+            self._told_up_to = sequence

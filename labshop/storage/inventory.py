@@ -38,9 +38,11 @@ from labshop.storage.records import Snapshot
 
 REMEMBER_MS = 600_000
 """How long a settled order is remembered; far longer than any message is on its way."""
-TICKET_MS = 2_000
+TICKET_MS = 15_000
+"""How long reading the ledger for a new gate may take; a builder that died blocks it as long."""
+HEAT_WAIT_MS = 5_000
 HEAT_PAUSE_MS = 20
-HEAT_TRIES = 150
+HEAT_TRIES = 10
 SWEEP_SIZE = 100
 
 
@@ -123,7 +125,8 @@ class RedisInventory:
         Raises:
             Unavailable: the gate or the ledger cannot be reached.
         """
-        for _ in range(HEAT_TRIES):
+        deadline_ms = self._clock.now_ms() + HEAT_WAIT_MS
+        while self._clock.now_ms() < deadline_ms:
             if await self._ask("HEXISTS", self._gate, "epoch") or await self._build():
                 return
             # Somebody else is reading the ledger for it.
@@ -164,8 +167,10 @@ class RedisInventory:
             return False
         try:
             snapshot = await self._snapshot()
-        except Refused:
-            await self._ask("DEL", self._ticket)
+        except BaseException:
+            self._node.post(
+                load_script("labshop.locks", "release_lock"), (self._ticket,), (ticket,)
+            )
             raise
         sale = snapshot.sale
         args: list[Part] = [ticket, snapshot.sequence]

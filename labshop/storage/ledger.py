@@ -18,6 +18,7 @@ from labshop.storage.records import (
     Snapshot,
     find,
     find_by_key,
+    read_cancelled,
     read_orders,
     read_snapshot,
     read_sold,
@@ -32,7 +33,7 @@ class SqlLedger:
         self._database = database
         self._writer = writer
         self.contradicted = False
-        """True after it refused what the gate let through, or may have changed what it knows."""
+        """True after it refused what the gate had let through: one of them is behind."""
 
     async def record(self, order: Order, *, fence: int) -> Receipt:
         """Book an order durably.
@@ -69,8 +70,6 @@ class SqlLedger:
                 lambda session: booking.cancel(session, order_id, user_id, actor)
             )
         except OutcomeUnknown as doubt:
-            # Who asks again is told that it is cancelled, and nobody would tell the gate.
-            self.contradicted = True
             raise Unknown(order_id, str(doubt)) from doubt
 
     async def adjust(self, product_id: int, *, units: int, actor: str) -> None:
@@ -110,6 +109,10 @@ class SqlLedger:
         return await self._database.read(
             lambda session: read_orders(session, user_id, limit, offset)
         )
+
+    async def cancelled_since(self, sequence: int) -> list[tuple[Receipt, int]]:
+        """Orders whose cancellation is newer than an event, each with its own sequence."""
+        return await self._database.read(lambda session: read_cancelled(session, sequence))
 
     async def sold(self, product_id: int) -> int:
         """Units of a product in orders that stand."""

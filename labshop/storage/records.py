@@ -58,6 +58,19 @@ def _receipt(session: Session, purchase: Purchase | None) -> Receipt | None:
     return as_receipt(purchase, tuple(Line(*line) for line in lines))
 
 
+def read_cancelled(session: Session, sequence: int) -> list[tuple[Receipt, int]]:
+    """Orders cancelled after an event, with the sequence of the cancellation, in its order."""
+    cancelled = (
+        select(StockEvent.purchase_id, func.max(StockEvent.id))
+        .where(col(StockEvent.id) > sequence, StockEvent.reason == "cancelled")
+        .group_by(col(StockEvent.purchase_id))
+        .order_by(func.max(StockEvent.id))
+    )
+    rows = session.exec(cancelled).all()
+    found = ((find(session, order_id), newest or 0) for order_id, newest in rows)
+    return [(receipt, newest) for receipt, newest in found if receipt is not None]
+
+
 def read_sold(session: Session, product_id: int) -> int:
     """Units of a product in orders that stand."""
     units = (
@@ -68,7 +81,7 @@ def read_sold(session: Session, product_id: int) -> int:
     return int(session.exec(units).one())
 
 
-def find(session: Session, order_id: UUID) -> Receipt | None:
+def find(session: Session, order_id: UUID | None) -> Receipt | None:
     return _receipt(session, session.get(Purchase, order_id, populate_existing=True))
 
 

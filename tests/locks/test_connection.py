@@ -75,12 +75,33 @@ async def test_a_rest_is_no_silence(either_server: ServerNode, node: Node) -> No
     try:
         with pytest.raises(NodeSilent):
             await hasty.command("PING")
-        posted = hasty.post(load_script("labshop.locks", "release_lock"), ["key"], ["token"])
+        assert hasty._wire is not None
+        assert not hasty._wire.closed
     finally:
         either_server.thaw()
 
-    assert posted
     await hasty.close()
+
+
+async def test_a_connection_that_is_deaf_and_full_is_dialled_anew(
+    either_server: ServerNode, node: Node
+) -> None:
+    """A half-open connection whose backlog is full does not refuse for ever."""
+    small = Node(either_server.url, timeout_ms=20, backlog=3)
+    await small.command("PING")
+    wire = small._wire
+    assert wire is not None
+    wire.data_received = lambda data: None  # type: ignore[method-assign]  # its replies are lost
+
+    async def answers() -> bool:
+        try:
+            return bool(await small.command("PING") == "PONG")
+        except (NodeSilent, NodeDown):
+            return False
+
+    await asyncio.gather(*(answers() for _ in range(6)))
+    await eventually(answers)
+    await small.close()
 
 
 async def test_a_late_reply_is_dropped_and_never_given_to_another(
@@ -167,17 +188,20 @@ async def test_a_script_is_posted_behind_what_was_sent_before(node: Node) -> Non
     setting = asyncio.create_task(node.command("SET", "key", "token"))
     await asyncio.sleep(0)
 
-    assert node.post(release, ["key"], ["token"])
+    node.post(release, ["key"], ["token"])
 
     assert await node.command("GET", "key") is None
     await setting
 
 
-async def test_posting_without_a_connection_says_so() -> None:
-    """Where there is no connection, nothing is posted, and the caller is told."""
-    nowhere = Node(f"redis://127.0.0.1:{free_port()}", timeout_ms=500)
+async def test_what_is_posted_without_a_connection_is_the_first_on_the_next(node: Node) -> None:
+    """After a broken connection, the clean-up goes ahead of the command that dials anew."""
+    await node.command("SET", "key", "token")
+    await node.close()
 
-    assert not nowhere.post(load_script("labshop.locks", "release_lock"), ["key"], ["token"])
+    node.post(load_script("labshop.locks", "release_lock"), ["key"], ["token"])
+
+    assert await node.command("GET", "key") is None
 
 
 async def test_a_password_is_given_and_a_wrong_one_refused(tmp_path: Path, leash: Leash) -> None:

@@ -171,6 +171,43 @@ async def test_extend_prolongs_only_what_is_ours(node: Node) -> None:
     assert await node.command("GET", KEY) == "another"
 
 
+async def test_extend_never_shortens(node: Node) -> None:
+    """A shorter time leaves key and lease as they are: a lost reply must not part them."""
+    async with lock_on(node, ttl_ms=5_000).hold(wait_ms=0) as lease:
+        assert (await lease.extend(10)).deadline_ms == lease.deadline_ms
+        assert await node.command("PTTL", KEY) > 1_000
+
+
+async def test_a_listener_that_fails_leaves_no_lock(node: Node) -> None:
+    """An error in the hook reaches the caller, and the lock is free."""
+
+    def fail(_event: LockEvent) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        async with SingleLock(node, "door", ttl_ms=60_000, on_event=fail).hold(wait_ms=0):
+            pytest.fail("the hook did not fail")
+
+    assert await node.command("EXISTS", KEY) == 0
+
+
+async def test_an_acquisition_cut_off_by_a_reset_is_undone(node: Node, elsewhere: Node) -> None:
+    """The connection breaks after SET was carried out: the next connection undoes it first."""
+    async with lock_on(node).hold(wait_ms=0):
+        pass  # the server knows the script from here on
+    wire = node._wire
+    assert wire is not None
+    wire.data_received = lambda data: wire.abort()  # type: ignore[method-assign]  # cut off
+
+    with pytest.raises(NodeSilent):
+        async with lock_on(node, ttl_ms=60_000).hold(wait_ms=0):
+            pytest.fail("held without a reply")
+    assert await elsewhere.command("EXISTS", KEY) == 1  # the unsafe moment is real
+
+    async with lock_on(node).hold(wait_ms=0) as lease:
+        assert await node.command("GET", KEY) == lease.token
+
+
 async def test_a_lost_reply_does_not_block_its_caller(node: Node) -> None:
     """Asking again with the same token finds the lock to be its own."""
     lock = lock_on(node)

@@ -241,6 +241,7 @@ async def test_a_cancellation_that_nobody_saw_the_end_of_reaches_the_gate(shop: 
             await shop.ledger.cancel(order.id, user_id=user_id, actor="user")
 
     shop.writer._timeout_s = 5
+    await shop.ledger.catch_up()
     await shop.reconciler.look()
     assert await shop.inventory.unsold(1) == (await shop.ledger.snapshot()).left[1] == 100
 
@@ -259,3 +260,19 @@ async def test_a_defect_of_one_order_is_no_other_orders(shop: Shop) -> None:
     )
 
     assert [type(outcome) for outcome in outcomes] == [ZeroDivisionError, Receipt]
+
+
+async def test_a_cancellation_of_a_process_that_died_reaches_the_gate(shop: Shop) -> None:
+    """Whoever cancelled was gone before the gate was told; any reconciler tells it, once."""
+    [user_id] = await users(shop, 1)
+    order = order_of(user_id, (1, 5))
+    await shop.reconciler.look()
+    await shop.inventory.reserve(order)
+    await shop.inventory.confirm(await shop.ledger.record(order, fence=1))
+
+    await shop.ledger.cancel(order.id, user_id=user_id, actor="a process that dies here")
+    for _ in range(3):
+        await shop.reconciler.look()
+
+    assert not shop.inventory.suspect
+    assert await shop.inventory.unsold(1) == (await shop.ledger.snapshot()).left[1] == 100
