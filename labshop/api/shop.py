@@ -118,8 +118,7 @@ class Shop:
 
     async def _open(self) -> None:
         if not self.stocked:
-            password = _secret(self.settings.home / "admin-password", self.settings.admin_password)
-            password_hash = await self.passwords.hash(password)
+            password_hash = await self.passwords.hash(self.admin_password)
             await anyio.to_thread.run_sync(self.database.migrate)
             await anyio.to_thread.run_sync(
                 lambda: seed(self.database, admin_password_hash=password_hash)

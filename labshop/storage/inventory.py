@@ -163,15 +163,17 @@ class RedisInventory:
 
     async def _build(self) -> bool:
         ticket = secrets.token_hex(8)
-        if not await self._ask("SET", self._ticket, ticket, "NX", "PX", TICKET_MS):
-            return False
         try:
-            snapshot = await self._snapshot()
+            if not await self._ask("SET", self._ticket, ticket, "NX", "PX", TICKET_MS):
+                return False
+            return await self._install(ticket, await self._snapshot())
         except BaseException:
-            self._node.post(
-                load_script("labshop.locks", "release_lock"), (self._ticket,), (ticket,)
-            )
+            # The ticket may have been taken, also where the reply was lost; nobody waits for it.
+            hand_in = load_script("labshop.locks", "release_lock")
+            self._node.post(hand_in, (self._ticket,), (ticket,))
             raise
+
+    async def _install(self, ticket: str, snapshot: Snapshot) -> bool:
         sale = snapshot.sale
         args: list[Part] = [ticket, snapshot.sequence]
         args += [int(sale.opens_at.timestamp() * 1_000), int(sale.closes_at.timestamp() * 1_000)]

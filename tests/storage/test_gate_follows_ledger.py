@@ -7,9 +7,10 @@ from collections.abc import Awaitable
 import pytest
 
 from labshop.api.shop import Shop
+from labshop.locks.connection import Part, Reply
 from labshop.ops.reconcile import Reconciler
 from labshop.shop.domain import Line, Order
-from labshop.shop.errors import Refused
+from labshop.shop.errors import Refused, Unavailable
 from tests.conftest import users
 
 SEEDS = 25
@@ -130,6 +131,27 @@ async def test_crashes_amid_wipes_never_hide_a_unit(quiet_shop: Shop) -> None:
         await settle(quiet_shop)
         assert await difference(quiet_shop) == {}, f"seed {seed}"
     assert gaps, "no reservation of a dead buyer was wiped: nothing was tried"
+
+
+async def test_a_builder_whose_ticket_got_no_reply_blocks_nobody(quiet_shop: Shop) -> None:
+    """The ticket was set and its reply lost: it is handed in, and the next one builds at once."""
+    inventory = quiet_shop.inventory
+    ask = inventory._ask
+
+    async def loses_the_reply(*parts: Part) -> Reply:
+        reply = await ask(*parts)
+        if parts[0] == "SET":
+            raise Unavailable("gate", "no reply")
+        return reply
+
+    await quiet_shop.node.command("FLUSHALL")
+    inventory._ask = loses_the_reply  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="no reply"):
+        await inventory.heat()
+    inventory._ask = ask  # type: ignore[method-assign]
+
+    async with asyncio.timeout(2):
+        await inventory.heat()
 
 
 async def test_control_a_gate_that_ignores_the_sequence_drifts(quiet_shop: Shop) -> None:
