@@ -7,9 +7,8 @@ undersold. Whatever could not be read makes the verdict UNKNOWN, never VALID.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
-Outcome = Literal["VALID", "INVALID", "UNKNOWN"]
+from labshop.judge.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -38,17 +37,6 @@ class Books:
     def __str__(self) -> str:
         places = (f"left at the {place} {units}" for place, units in self.left.items())
         return ", ".join((f"sold {self.sold}", *places))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """An outcome, and the sentence that says why."""
-
-    outcome: Outcome
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.outcome}: {self.reason}"
 
 
 def judge(books: Books) -> Verdict:

@@ -108,6 +108,9 @@ class LockEvent:
     fence: int = 0
     waited_ms: float = 0.0
     held_ms: float = 0.0
+    until_ms: float = 0.0
+    """Until when the holder may believe that it holds the lock, as far as is known by this event:
+    the lease's deadline; at its end, the moment at which the release was asked for."""
 
 
 LockEventHook = Callable[[LockEvent], None]

@@ -71,6 +71,8 @@ class Node:
         self._greeting = _greeting(parts.username, parts.password, parts.path)
         self._timeout_s = timeout_ms / 1_000
         self._backlog = backlog
+        self.connections = 0
+        """How often a connection was made; it grows when one was lost and made anew."""
         self._wire: _Wire | None = None
         self._connecting = asyncio.Lock()
         self._owed: deque[tuple[Part, ...]] = deque(maxlen=backlog)
@@ -159,6 +161,7 @@ class Node:
         except BaseException:
             wire.abort()
             raise
+        self.connections += 1
         while self._owed:
             wire.send(self._owed.popleft())
         return wire

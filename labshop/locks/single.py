@@ -84,12 +84,15 @@ class SingleLock:
                 lease = await self._acquire(asked_ms + wait_ms)
                 try:
                     waited_ms = self.clock.now_ms() - asked_ms
-                    self._tell("acquired", lease.token, fence=lease.fence, waited_ms=waited_ms)
+                    self._tell_of("acquired", lease, lease.deadline_ms, waited_ms=waited_ms)
                     yield lease
                 finally:
                     await self._release(lease)
         except NoTurn:
-            self._tell("timed_out", "", waited_ms=self.clock.now_ms() - asked_ms)
+            now_ms = self.clock.now_ms()
+            self._on_event(
+                LockEvent("timed_out", self.key, "", now_ms, waited_ms=now_ms - asked_ms)
+            )
             raise LockTimeout(self.key, wait_ms) from None
 
     async def _acquire(self, deadline_ms: float) -> "SingleLease":
@@ -121,6 +124,7 @@ class SingleLock:
     async def _release(self, lease: "SingleLease") -> None:
         release = load_script("labshop.locks", "release_lock")
         kind: LockEventKind = "abandoned"
+        asked_ms = self.clock.now_ms()
         try:
             was_ours = await self.node.run(release, self._keys[:1], (lease.token,))
             kind = "released" if was_ours else "lost"
@@ -133,12 +137,16 @@ class SingleLock:
             raise
         finally:
             held_ms = self.clock.now_ms() - lease.since_ms
-            self._tell(kind, lease.token, fence=lease.fence, held_ms=held_ms)
+            self._tell_of(kind, lease, asked_ms, held_ms=held_ms)
 
-    def _tell(self, kind: LockEventKind, token: str, **details: float) -> None:
-        fence = int(details.pop("fence", 0))
+    def _tell_of(
+        self, kind: LockEventKind, lease: "SingleLease", until_ms: float, **details: float
+    ) -> None:
+        now_ms, fence = self.clock.now_ms(), lease.fence
         self._on_event(
-            LockEvent(kind, self.key, token, self.clock.now_ms(), fence=fence, **details)
+            LockEvent(
+                kind, self.key, lease.token, now_ms, fence=fence, until_ms=until_ms, **details
+            )
         )
 
 
@@ -169,5 +177,6 @@ class SingleLease:
         extend = load_script("labshop.locks", "extend_lock")
         if not await lock.node.run(extend, lock._keys[:1], (self.token, ttl_ms)):  # noqa: SLF001
             raise LockLost(self.key, self.token)
-        lock._tell("extended", self.token, fence=self.fence)  # noqa: SLF001
-        return replace(self, deadline_ms=max(self.deadline_ms, sent_ms + ttl_ms))
+        longer = replace(self, deadline_ms=max(self.deadline_ms, sent_ms + ttl_ms))
+        lock._tell_of("extended", longer, longer.deadline_ms)  # noqa: SLF001
+        return longer
