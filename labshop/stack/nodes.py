@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,7 @@ class ServerNode:
         folder: its own folder, for its data and ``server.log``; made when missing.
         leash: ends the process when the supervisor dies.
         primary: the node that a replica follows.
+        env: added to its environment, such as what the fault of a clock or a disk needs.
     """
 
     def __init__(
@@ -96,10 +98,12 @@ class ServerNode:
         folder: Path,
         leash: Leash,
         primary: "ServerNode | None" = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.spec = spec
+        self.environment = env or {}
+        self.folder = folder.absolute()
         self._server = server
-        self._folder = folder.absolute()
         self._leash = leash
         self._primary = primary
         self._process: subprocess.Popen[bytes] | None = None
@@ -204,15 +208,16 @@ class ServerNode:
     @property
     def log(self) -> Path:
         """The file that receives all it prints, over all its starts."""
-        return self._folder / "server.log"
+        return self.folder / "server.log"
 
     def _start_on(self, port: int) -> None:
         self._port = port
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             with self.log.open("ab") as output:
                 printed_before = output.tell()
-                self._process = self._leash.start(self._command(port), output)
+                environment = {**os.environ, **self.environment}
+                self._process = self._leash.start(self._command(port), output, environment)
         except OSError as error:
             raise SetupError(
                 f"{self.spec.name} cannot be started from {self._server}: {error.strerror}."
@@ -227,11 +232,13 @@ class ServerNode:
         options = {
             "port": str(port),
             "bind": LOOPBACK,
-            "dir": str(self._folder),
+            "dir": str(self.folder),
             "appendonly": "yes",
             "appendfsync": "everysec",
             # Plain commands in the file, so that Redis 7 and Valkey 9 read each other's.
             "aof-use-rdb-preamble": "no",
+            # So that a power loss can be made: the file tells what was written when.
+            "aof-timestamp-enabled": "yes",
             "save": "",
             # Written to disk by the primary and read from the socket by the replica, the data
             # arrives at once; each other way waits for the server's next full second.

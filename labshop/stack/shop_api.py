@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 
@@ -32,20 +33,38 @@ class ApiProcess:
         leash: ends the process when the supervisor dies.
         home: the shop's folder; its output goes to ``api.log`` there.
         gate_url: the Redis primary.
+        env: added to its environment, such as what the fault of a disk needs.
     """
 
-    def __init__(self, leash: Leash, home: Path, *, gate_url: str, host: str, port: int) -> None:
+    def __init__(
+        self,
+        leash: Leash,
+        home: Path,
+        *,
+        gate_url: str,
+        host: str,
+        port: int,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.environment = env or {}
         self.url = http_url(host, port)
         self._leash = leash
         self._log = home / "api.log"
         self._environment = {
             **os.environ,
+            **self.environment,
             "LABSHOP_HOME": str(home),
             "LABSHOP_GATE_URL": gate_url,
             "LABSHOP_API_HOST": host,
             "LABSHOP_API_PORT": str(port),
         }
         self._process: subprocess.Popen[bytes] | None = None
+        self._frozen = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process exists; a frozen one does."""
+        return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int | None:
@@ -88,11 +107,39 @@ class ApiProcess:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        self._frozen = False
+
+    def restart(self) -> None:
+        """End it in order if it runs, and start it again on the same address.
+
+        Raises:
+            SetupError: it ended at its start, or never answered; the sentence says why.
+        """
+        self.end()
+        self.start()
+
+    def freeze(self) -> None:
+        """Suspend it by SIGSTOP: it keeps its connections and answers nothing."""
+        if self._process is None or not self.alive:
+            return
+        self._process.send_signal(signal.SIGSTOP)
+        if not self._frozen:
+            # A signal is only on its way until the system reports the process as stopped,
+            # which it does once.
+            os.waitpid(self._process.pid, os.WUNTRACED)
+        self._frozen = True
+
+    def thaw(self) -> None:
+        """Let a frozen API go on; it then answers what has queued."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+        self._frozen = False
 
     def end(self) -> None:
         """End it in order; a no-op when it does not run."""
         if self._process is not None:
             end_process(self._process)
+        self._frozen = False
 
     def _status(self, path: str) -> int:
         try:

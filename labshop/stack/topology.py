@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from labshop.errors import SetupError
+from labshop.stack.faults.shim import hurtable
 from labshop.stack.home import HomeLock, NodeState, State, read_state
 from labshop.stack.leash import Leash
 from labshop.stack.nodes import NodeSpec, ServerNode, find_server
@@ -134,4 +135,5 @@ class Topology:
 
     def _node(self, spec: NodeSpec, server: Path) -> ServerNode:
         primary = self.nodes[spec.replica_of] if spec.replica_of else None
-        return ServerNode(spec, server, self.home / "nodes" / spec.name, self.leash, primary)
+        folder = self.home / "nodes" / spec.name
+        return ServerNode(spec, server, folder, self.leash, primary, hurtable(folder))
