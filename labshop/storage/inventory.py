@@ -9,6 +9,9 @@ The idea: the gate is a projection of the ledger that can be built anew at any m
   an order that was reserved in an earlier epoch is confirmed, the gate takes its units if
   and only if the snapshot did not include the sale yet.
 - What could not be told to the gate makes it *suspect*: it is dropped and built anew.
+- A server that was started again may have come back with an older memory. The gate knows in
+  which run of the server it was built; over each new connection that is compared, before
+  anything that the gate says is believed.
 
 So left + held + sold is the initial stock, whenever no message is on its way. It does not
 promise that whoever passes the gate gets a unit: the ledger decides.
@@ -16,6 +19,7 @@ promise that whoever passes the gate gets a unit: the ledger decides.
 All keys of a sale share one hash tag, so that a Redis Cluster keeps them on one node.
 """
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
@@ -70,8 +74,15 @@ class RedisInventory:
         self._gate, self._bought, self._held, self._ticket = (
             f"{self._tag}:{name}" for name in ("gate", "bought", "held", "ticket")
         )
+        self._believed_connection = 0
+        self._comparing = asyncio.Lock()
         self.suspect = False
         """True when something could not be told to the gate, or it disagreed with the ledger."""
+
+    @property
+    def key(self) -> str:
+        """The key of the gate itself; where it is missing, the gate is not built."""
+        return self._gate
 
     async def reserve(self, order: Order) -> None:
         """Set the order's units aside. See `labshop.stages.base.Inventory`."""
@@ -83,7 +94,8 @@ class RedisInventory:
 
     async def release(self, order_id: UUID) -> None:
         """Give back what the order had reserved, once."""
-        await self._run("release_reservation", self._keys(order_id), (str(order_id), REMEMBER_MS))
+        args = (str(order_id), REMEMBER_MS)
+        await self._believed(lambda: self._run("release_reservation", self._keys(order_id), args))
 
     async def confirm(self, receipt: Receipt) -> None:
         """Turn the reservation into a sale. If the gate cannot be told, it becomes suspect."""
@@ -116,7 +128,8 @@ class RedisInventory:
 
     async def abandoned(self, *, older_than_ms: int) -> list[UUID]:
         """Orders that were reserved that long ago and have not been settled."""
-        ids = await self._run("list_abandoned", (self._held,), (older_than_ms, SWEEP_SIZE))
+        args = (older_than_ms, SWEEP_SIZE)
+        ids = await self._believed(lambda: self._run("list_abandoned", (self._held,), args))
         return [UUID(order_id) for order_id in ids]
 
     async def heat(self) -> None:
@@ -153,7 +166,9 @@ class RedisInventory:
         """Units left and held; a gate that is not there is built first."""
         fields = ("epoch", f"left:{product_id}", f"held:{product_id}")
         for _ in range(HEAT_TRIES):
-            epoch, left, held = await self._ask("HMGET", self._gate, *fields)
+            epoch, left, held = await self._believed(
+                lambda: self._ask("HMGET", self._gate, *fields)
+            )
             if epoch is not None and left is None:
                 raise NoSuchProduct(product_id)
             if epoch is not None:
@@ -177,7 +192,7 @@ class RedisInventory:
         sale = snapshot.sale
         args: list[Part] = [ticket, snapshot.sequence]
         args += [int(sale.opens_at.timestamp() * 1_000), int(sale.closes_at.timestamp() * 1_000)]
-        args += [sale.limit_per_user, len(snapshot.left)]
+        args += [sale.limit_per_user, await self._run_id(), len(snapshot.left)]
         args += [part for pair in snapshot.left.items() for part in pair]
         args += [part for pair in snapshot.bought.items() for part in pair]
         keys = (self._gate, self._bought, self._held, self._ticket)
@@ -197,11 +212,40 @@ class RedisInventory:
     async def _settle(self, script: str, order_id: UUID, args: Sequence[Part]) -> Sequence[str]:
         """Run a script on an order; where it finds no gate, build one and run it again."""
         for _ in range(HEAT_TRIES):
-            answer = await self._run(script, self._keys(order_id), args)
+            answer = await self._believed(lambda: self._run(script, self._keys(order_id), args))
             if answer not in ("cold", ["cold"]):
                 return answer if isinstance(answer, list) else [answer]
             await self.heat()
         raise Unavailable("gate", "it is emptied faster than it is built")
+
+    async def _believed(self, ask: Callable[[], Awaitable[Reply]]) -> Reply:
+        """An answer over a connection to the memory in which this gate was built.
+
+        What is asked may be carried out twice: before the gate was found to be old, and after.
+        """
+        for _ in range(HEAT_TRIES):
+            answer = await ask()
+            if self._believed_connection == self._node.connections:
+                return answer
+            await self._compare_memory()
+        raise Unavailable("gate", "its connection breaks again and again")
+
+    async def _compare_memory(self) -> None:
+        async with self._comparing:
+            connection = self._node.connections
+            if self._believed_connection == connection:
+                return
+            built_in = await self._ask("HGET", self._gate, "run_id")
+            if built_in not in (None, await self._run_id()):
+                await self.rebuild()
+            if self._node.connections == connection:
+                self._believed_connection = connection
+
+    async def _run_id(self) -> str:
+        """Which run of the server answers: an id that is new at each of its starts."""
+        server = await self._ask("INFO", "server")
+        lines = (line.split(":", 1) for line in server.splitlines() if ":" in line)
+        return str(dict(lines)["run_id"])
 
     async def _run(self, script: str, keys: Sequence[str], args: Sequence[Part]) -> Reply:
         try:

@@ -15,9 +15,11 @@ from labshop.shop.errors import LimitReached, SoldOut, Unavailable, Unknown
 from labshop.storage import booking
 from labshop.storage.database import Database
 from labshop.storage.records import (
+    Audit,
     Snapshot,
     find,
     find_by_key,
+    read_audit,
     read_cancelled,
     read_orders,
     read_snapshot,
@@ -117,6 +119,10 @@ class SqlLedger:
     async def sold(self, product_id: int) -> int:
         """Units of a product in orders that stand."""
         return await self._database.read(lambda session: read_sold(session, product_id))
+
+    async def audit(self) -> Audit:
+        """All orders and all stock, read in one transaction."""
+        return await self._database.read(read_audit)
 
     async def snapshot(self) -> Snapshot:
         """What the ledger holds at this moment, read in one transaction."""

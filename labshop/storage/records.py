@@ -26,6 +26,27 @@ class Snapshot:
     bought: dict[int, int]
 
 
+@dataclass(frozen=True)
+class Audit:
+    """Everything that a judge asks the ledger for, read at one moment.
+
+    `left` maps product to units; `orders` are all receipts, in the order of their sequence.
+    """
+
+    left: dict[int, int]
+    orders: tuple[Receipt, ...]
+
+
+def read_audit(session: Session) -> Audit:
+    products = session.exec(select(Product.id, Product.stock_left)).all()
+    left = {product_id: units for product_id, units in products if product_id is not None}
+    lines: dict[UUID, list[Line]] = {}
+    for line in session.exec(select(PurchaseLine).order_by(col(PurchaseLine.product_id))):
+        lines.setdefault(line.purchase_id, []).append(Line(line.product_id, line.quantity))
+    purchases = session.exec(select(Purchase).order_by(col(Purchase.sequence))).all()
+    return Audit(left, tuple(as_receipt(it, tuple(lines.get(it.id, ()))) for it in purchases))
+
+
 def read_snapshot(session: Session) -> Snapshot:
     sale = read_sale(session)
     sequence = session.exec(select(func.max(StockEvent.id))).one() or 0

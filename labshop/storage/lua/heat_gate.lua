@@ -7,8 +7,9 @@
 -- ARGV[1]  the builder's ticket
 -- ARGV[2]  sequence of the newest stock event in the snapshot
 -- ARGV[3]  opening time, ms since 1970 · ARGV[4]  closing time · ARGV[5]  limit per user
--- ARGV[6]  number of products
--- ARGV[7…] product id and units left of each, in turns; then user id and units bought of each
+-- ARGV[6]  id of this run of the server
+-- ARGV[7]  number of products
+-- ARGV[8…] product id and units left of each, in turns; then user id and units bought of each
 -- Returns  1 when it was built, 0 when there is a gate already, -1 when the ticket is gone
 --
 -- Atomic because a half-built gate would sell. The ticket proves that this memory is the
@@ -20,9 +21,9 @@ if redis.call('GET', KEYS[4]) ~= ARGV[1] then return -1 end
 
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'sequence', ARGV[2],
-  'opens_ms', ARGV[3], 'closes_ms', ARGV[4], 'limit', ARGV[5])
-local users_from = 7 + 2 * ARGV[6]
-for i = 7, users_from - 1, 2 do
+  'opens_ms', ARGV[3], 'closes_ms', ARGV[4], 'limit', ARGV[5], 'run_id', ARGV[6])
+local users_from = 8 + 2 * ARGV[7]
+for i = 8, users_from - 1, 2 do
   redis.call('HSET', KEYS[1], 'left:' .. ARGV[i], ARGV[i + 1])
 end
 for i = users_from, #ARGV, 2 do

@@ -1,6 +1,7 @@
 -- Sets an order's units aside, if the sale is open and stock and limit allow it.
 --
--- KEYS[1]  gate: hash of epoch, sequence, opens_ms, closes_ms, limit, left:<product>, held:<product>
+-- KEYS[1]  gate: hash of epoch, run_id, sequence, opens_ms, closes_ms, limit, left:<product>,
+--          held:<product>
 -- KEYS[2]  bought: hash of user to units bought in this sale
 -- KEYS[3]  held: sorted set of the orders that are reserved and not settled, by time in ms
 -- KEYS[4]  order: hash of this order's state (held, sold, released, returned), epoch, user, lines
