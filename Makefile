@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RUNS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab up down reset status serve test check notebooks mutants bench lock clean
+.PHONY: help setup lab up down reset status serve test check notebooks mutants zoo soak bench lock clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +59,12 @@ notebooks: setup ## Rebuild and execute the lessons from their lesson.py
 
 mutants: setup ## Prove the grader: each known-wrong answer loses exactly its points
 	@$(BIN)/python -m pytest tests/lessons/test_known_wrong_answers.py -v
+
+zoo: setup ## Let every bug of the zoo sell, and see the judge catch it
+	@$(BIN)/labshop zoo --runs $(RUNS)
+
+soak: setup ## Let the stages sell under faults, 200 seeded runs each
+	@$(BIN)/labshop soak v1
 
 bench: setup ## Measure a v1 purchase and its lock against their yardsticks
 	@$(BIN)/labshop bench

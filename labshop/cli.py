@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
@@ -30,6 +30,9 @@ from labshop.stack.shop_api import readiness
 from labshop.stack.supervisor import Supervisor, end_running_lab, ended_by_signals
 from labshop.stack.topology import DEFAULT_PROFILE, specs_of
 
+if TYPE_CHECKING:
+    from labshop.judge.verdict import Verdict
+
 NOT_RUNNING = 3
 """Exit code of `labshop status` when nothing runs, as `systemctl status` has it."""
 
@@ -41,6 +44,10 @@ app = typer.Typer(
 )
 
 Profile = Annotated[str, typer.Option(help="The lesson whose nodes are started.")]
+Seed = Annotated[int, typer.Option(help="Draws the crowd and the faults.")]
+Runs = Annotated[int, typer.Option(min=1, help="How often, each time with another seed.")]
+Picture = Annotated[Path | None, typer.Option(help="Draw a violation into this HTML file.")]
+Scenarios = Annotated[list[str] | None, typer.Option(help="Which; may be given several times.")]
 
 
 @app.command()
@@ -164,6 +171,60 @@ def bench(
     typer.echo(f"Written to {output}.")
 
 
+@app.command("try")
+def try_strategy(
+    strategy: Annotated[str, typer.Argument(help="module:Class, or a stage such as v1.")],
+    scenario: Scenarios = None,
+    seed: Seed = 1,
+    picture: Picture = None,
+    history: Annotated[Path | None, typer.Option(help="Write the history to this file.")] = None,
+) -> None:
+    """Let a strategy sell on real servers, and judge it; exit code 1 if it is INVALID."""
+    from labshop.lab.trial import commands  # noqa: PLC0415  # as in `_serve`
+
+    verdict = commands.try_strategy(strategy, scenario or (), seed, history, typer.echo)
+    _finish(verdict, picture)
+
+
+@app.command()
+def zoo(
+    names: Annotated[list[str] | None, typer.Argument(help="Which inhabitants; all.")] = None,
+    runs: Runs = 1,
+    seed: Seed = 1,
+) -> None:
+    """Let each bug of the zoo sell, and see it caught; exit code 1 if one gets away."""
+    from labshop.lab.trial import commands  # noqa: PLC0415  # as in `_serve`
+
+    if commands.zoo(names or (), range(seed, seed + runs), typer.echo):
+        raise typer.Exit(1)
+
+
+@app.command()
+def soak(
+    strategy: Annotated[str, typer.Argument(help="module:Class, or a stage such as v1.")] = "v1",
+    runs: Runs = 200,
+    scenario: Scenarios = None,
+    seed: Seed = 1,
+    picture: Picture = None,
+) -> None:
+    """Let a sound strategy sell again and again under faults, until it breaks."""
+    from labshop.lab.trial import commands  # noqa: PLC0415  # as in `_serve`
+
+    seeds = range(seed, seed + runs)
+    _finish(commands.soak(strategy, scenario or (), seeds, typer.echo), picture)
+
+
+@app.command()
+def judge(
+    files: Annotated[list[Path], typer.Argument(help="Histories as JSON lines.")],
+    picture: Picture = None,
+) -> None:
+    """Judge a recorded history; exit code 1 if it is INVALID, 2 if it is UNKNOWN."""
+    from labshop.lab.trial import commands  # noqa: PLC0415  # as in `_serve`
+
+    _finish(commands.judge(files), picture)
+
+
 def main() -> None:
     """Run the command that the terminal asks for."""
     try:
@@ -190,6 +251,19 @@ def _serve(settings: Settings) -> None:
     from labshop.api.server import run  # noqa: PLC0415
 
     run(settings)
+
+
+def _finish(verdict: "Verdict", picture: Path | None) -> None:
+    from labshop.lab.verdict_chart import draw  # noqa: PLC0415  # as in `_serve`
+
+    typer.echo(str(verdict))
+    for violation in verdict.first_of_each[1:]:
+        typer.echo(f"  also {violation}")
+    if picture is not None and verdict.violations:
+        draw(verdict.violations[0]).write_html(picture, include_plotlyjs=True)
+        typer.echo(f"Drawn in {picture}")
+    if verdict.outcome != "VALID":
+        raise typer.Exit(1 if verdict.outcome == "INVALID" else 2)
 
 
 def _print_running(settings: Settings) -> None:

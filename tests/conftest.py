@@ -19,6 +19,11 @@ SECRET = "a-secret-of-tests-that-has-at-least-32-bytes"
 SETTLE_S = 20.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let tests/contract be held against any strategy."""
+    parser.addoption("--strategy", help="module:Class of a strategy, for tests/contract")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_of_the_developer() -> None:
     for name in [name for name in os.environ if name.startswith("LABSHOP_")]:

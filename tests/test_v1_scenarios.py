@@ -109,6 +109,7 @@ async def test_s13_control_a_lock_without_an_end_blocks_for_ever(shop: Shop) -> 
         ledger=shop.ledger,
         clock=shop.clock,
         publish=shop.events.publish,
+        node=shop.node,
         lock_wait_ms=500,
     )
     [user_id] = await users(shop, 1)
@@ -137,6 +138,7 @@ async def test_s14_a_ledger_that_fails_to_save_gives_the_stock_back(shop: Shop) 
         ledger=FailingLedger(shop),
         clock=shop.clock,
         publish=shop.events.publish,
+        node=shop.node,
         lock_wait_ms=1_000,
     )
     [user_id] = await users(shop, 1)
@@ -246,6 +248,7 @@ async def test_a_buyer_that_was_cancelled_in_mid_purchase_is_settled_by_look_up(
         ledger=Stuck(),
         clock=shop.clock,
         publish=shop.events.publish,
+        node=shop.node,
         lock_wait_ms=1_000,
     )
     task = asyncio.create_task(Purchase(tools).buy(order))

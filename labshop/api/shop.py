@@ -21,6 +21,7 @@ from labshop.api.tokens import Tokens
 from labshop.clock import Clock, SystemClock
 from labshop.errors import SetupError
 from labshop.locks import Lock, LockEvent, Node, NodeError, SingleLock
+from labshop.locks.base import LockEventHook, ignore_event
 from labshop.ops.metrics import Metrics
 from labshop.ops.reconcile import Reconciler
 from labshop.settings import Settings
@@ -61,6 +62,8 @@ class Shop:
     reconciler: Reconciler
     strategies: dict[str, PurchaseStrategy]
     admin_password: str = field(repr=False)
+    watch_locks: LockEventHook = ignore_event
+    """Told, beside the metrics, of all that happens to this shop's locks."""
     stocked: bool = False
     """True once the ledger has its tables and its catalogue."""
     opened: asyncio.Event = field(default_factory=asyncio.Event)
@@ -84,6 +87,7 @@ class Shop:
             ledger=self.ledger,
             clock=self.clock,
             publish=self.events.publish,
+            node=self.node,
             lock_wait_ms=self.settings.lock_wait_ms,
         )
 
@@ -103,6 +107,7 @@ class Shop:
 
     def _lock_event(self, event: LockEvent) -> None:
         self.metrics.lock_event(event)
+        self.watch_locks(event)
         details = {"event": event.kind, "key": event.key, "fence": event.fence}
         self.events.publish(Event("lock", details))
 

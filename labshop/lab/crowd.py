@@ -1,84 +1,154 @@
-"""A crowd of buyers over HTTP, who behave as real ones do.
+"""A crowd of buyers, who behave as real ones do, and the history of what they were told.
 
-Each presses *buy* once, under an idempotency key. Told to wait, or cut off in the middle, a
-buyer sends the same request again until there is a definite answer: bought, or refused. So
-what the crowd was told can be held against what the ledger says.
+Each presses *buy* under an idempotency key. Told to come again, or cut off in the middle, a buyer
+sends the same request again until there is a definite answer, or no patience is left. So what the
+crowd was told can be held against what the ledger says, by `labshop.judge`.
+
+When they arrive is a pattern of its own: all at once, one after the other as people do (a Poisson
+process), or with bots among them, who are there at the first moment and do not wait between two
+tries. Everything is drawn from one seed; the interleaving on the servers is not, for it is real.
 """
 
 import asyncio
+import random
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
 
-import httpx2 as httpx
+from labshop.judge.history import History
+from labshop.judge.recorder import Recorder
+from labshop.shop.domain import Line
 
+PATIENCE_S = 5.0
 RETRY_S = 0.05
-AT_ONCE = 250
-"""Connections of one crowd; further buyers wait for one, as they do in a browser."""
+
+
+@dataclass(frozen=True)
+class Buyer:
+    """One visitor: what is wanted, under which key, and when the button is pressed.
+
+    `arrives_s` counts from the opening of the sale; a buyer without patience asks once.
+    """
+
+    name: str
+    user_id: int
+    lines: tuple[Line, ...]
+    key: str
+    arrives_s: float = 0.0
+    patience_s: float = PATIENCE_S
+    is_bot: bool = False
+
+
+Arrivals = Callable[[random.Random, int], Iterator[float]]
+"""A pattern: seconds after the opening at which so many buyers arrive."""
+
+
+def all_at_once(_chance: random.Random, count: int) -> Iterator[float]:
+    """Everybody is there when the sale opens."""
+    yield from [0.0] * count
+
+
+def poisson(per_s: float) -> Arrivals:
+    """One after the other, independently, so many a second on average."""
+
+    def arrive(chance: random.Random, count: int) -> Iterator[float]:
+        yield from accumulate(chance.expovariate(per_s) for _ in range(count))
+
+    return arrive
+
+
+def make_crowd(
+    user_ids: Sequence[int],
+    wish: Callable[[random.Random], tuple[Line, ...]],
+    *,
+    seed: int,
+    arrivals: Arrivals = all_at_once,
+    bots: float = 0.0,
+) -> list[Buyer]:
+    """Draw a crowd: one buyer for each user.
+
+    Args:
+        user_ids: who they are.
+        wish: draws what one of them wants.
+        seed: decides wishes, arrivals, keys, and who is a bot.
+        arrivals: when people come; bots are there at once.
+        bots: share of bots, from 0 to 1.
+    """
+    chance = random.Random(seed)  # noqa: S311  # a crowd is drawn, not hidden
+    moments = list(arrivals(chance, len(user_ids)))
+    crowd = []
+    for number, (user_id, moment) in enumerate(zip(user_ids, moments, strict=True), start=1):
+        is_bot = chance.random() < bots
+        name = f"{'bot' if is_bot else 'buyer'} {number}"
+        key = str(uuid.UUID(int=chance.getrandbits(128), version=4))
+        arrives_s = 0.0 if is_bot else moment
+        crowd.append(Buyer(name, user_id, wish(chance), key, arrives_s, is_bot=is_bot))
+    return crowd
+
+
+class Door(Protocol):
+    """Where buyers ask."""
+
+    async def ask(self, buyer: Buyer, recorder: Recorder) -> bool:
+        """Make one attempt and record it; True says that the buyer may come again."""
+
+
+async def press_buy(
+    crowd: Sequence[Buyer],
+    door: Door,
+    recorder: Recorder,
+    *,
+    progress: Callable[[int, int], object] | None = None,
+) -> None:
+    """Let every buyer come and ask until there is an answer; all of it is recorded.
+
+    Args:
+        crowd: the buyers.
+        door: where they ask.
+        recorder: writes the history.
+        progress: told after each buyer how many have an answer, and of how many.
+    """
+    answered = 0
+
+    async def come(buyer: Buyer) -> None:
+        nonlocal answered
+        await asyncio.sleep(buyer.arrives_s)
+        await _ask_until_answered(buyer, door, recorder)
+        answered += 1
+        if progress is not None:
+            progress(answered, len(crowd))
+
+    async with asyncio.TaskGroup() as visits:
+        for buyer in crowd:
+            visits.create_task(come(buyer))
+
+
+async def _ask_until_answered(buyer: Buyer, door: Door, recorder: Recorder) -> None:
+    loop = asyncio.get_running_loop()
+    patient_until_s = loop.time() + buyer.patience_s
+    while await door.ask(buyer, recorder) and loop.time() < patient_until_s:  # noqa: ASYNC110  # as people do
+        await asyncio.sleep(0.0 if buyer.is_bot else RETRY_S)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What the crowd was told.
+    """What a crowd was told, counted from its history.
 
-    `outcomes` counts the definite answers, `order_ids` names the booked orders, `asked_again`
-    is how many requests had to be sent once more.
+    `outcomes` counts the last answer of each buyer, `order_ids` names the booked orders,
+    `asked_again` is how many requests had to be sent once more.
     """
 
     outcomes: Counter[str]
     order_ids: tuple[str, ...]
     asked_again: int
 
-
-async def press_buy(
-    url: str, tokens: Sequence[str], product_id: int, *, stage: str = "v1", within_s: float = 60
-) -> Answers:
-    """Let every holder of a token buy one unit at the same moment.
-
-    Args:
-        url: the API's address.
-        tokens: one bearer token a buyer.
-        product_id: what they buy.
-        stage: under which route.
-        within_s: by when each must have a definite answer, in seconds.
-
-    Raises:
-        TimeoutError: a buyer got none.
-    """
-    limits = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
-    body = {"lines": [{"product_id": product_id, "quantity": 1}]}
-    asked_again = 0
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=within_s) as client:
-
-        async def buy(token: str) -> tuple[str, str]:
-            nonlocal asked_again
-            headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": str(uuid.uuid4())}
-            while True:
-                answer = await _try(client, f"/{stage}/purchases", body, headers)
-                if answer is not None:
-                    return answer
-                asked_again += 1
-                await asyncio.sleep(RETRY_S)
-
-        async with asyncio.timeout(within_s):
-            answers = await asyncio.gather(*map(buy, tokens))
-    outcomes = Counter(outcome for outcome, _ in answers)
-    order_ids = tuple(order_id for _, order_id in answers if order_id)
-    return Answers(outcomes, order_ids, asked_again)
-
-
-async def _try(
-    client: httpx.AsyncClient, path: str, body: object, headers: dict[str, str]
-) -> tuple[str, str] | None:
-    """One request: the outcome and the order's id, or None when it has to be asked again."""
-    try:
-        response = await client.post(path, json=body, headers=headers)
-    except httpx.TransportError:
-        return None
-    content = response.json()
-    if response.status_code == httpx.codes.CREATED:
-        return "booked", content["order_id"]
-    if "Retry-After" in response.headers or content["title"] == "Request in flight":
-        return None
-    return content["title"], ""
+    @classmethod
+    def of(cls, history: History) -> "Answers":
+        """Count the answers of a history."""
+        last = {buy.process: buy for buy in history.of("buy")}
+        outcomes = Counter("booked" if it.outcome == "ok" else it.error for it in last.values())
+        booked = tuple(str(it.order_id) for it in last.values() if it.outcome == "ok")
+        return cls(outcomes, booked, sum(1 for _ in history.of("buy")) - len(last))

@@ -23,6 +23,7 @@ from labshop.lab.renderer import (
     INK,
     ORANGE,
     PURPLE,
+    SKY,
     VERMILLION,
     WHITE,
     fill,
@@ -35,8 +36,8 @@ MOST_STEP_LINES = 15
 # Narrower than this, the labels of neighbouring steps run into each other.
 _MIN_WIDTH_PX = 640
 
-BarKind = Literal["lease", "expired", "wait", "pause"]
-PointKind = Literal["command", "committed", "refused", "crash"]
+BarKind = Literal["lease", "expired", "wait", "pause", "booked", "turned away", "no answer", "seen"]
+PointKind = Literal["command", "committed", "refused", "crash", "stock", "contradiction"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +89,18 @@ _BARS: dict[BarKind, _BarLook] = {
     "expired": _BarLook("lease is over, holder does not know", VERMILLION, "/", WHITE),
     "wait": _BarLook("waits", GREY, "", INK),
     "pause": _BarLook("stands still", ORANGE, "\\", INK),
+    "booked": _BarLook("asked, and got an order", GREEN, "", WHITE),
+    "turned away": _BarLook("asked, and was refused", GREY, "/", INK),
+    "no answer": _BarLook("asked, and nobody knows", ORANGE, "x", INK),
+    "seen": _BarLook("looked", SKY, "", INK),
 }
 _POINTS: dict[PointKind, _PointLook] = {
     "command": _PointLook("command", INK, "circle", 11),
     "committed": _PointLook("committed", GREEN, "diamond", 15),
     "refused": _PointLook("refused", VERMILLION, "x", 13),
     "crash": _PointLook("crash", PURPLE, "hourglass", 15),
+    "stock": _PointLook("stock", INK, "square", 11),
+    "contradiction": _PointLook("cannot be", VERMILLION, "star", 19),
 }
 
 
@@ -205,7 +212,8 @@ def _lay_out_lanes(
     figure: go.Figure, lanes: list[str], points: list[Point], bands: list[Band], unit: str
 ) -> None:
     lines = max((len(textwrap.wrap(point.text, _LABEL_CHARACTERS)) for point in points), default=0)
-    above_px = 14 + 19 * lines
+    # At least so much that a bar has room for its own words.
+    above_px = max(14 + 19 * lines, 32)
     lane_px = above_px + 36
     # The first lane's labels, and the words of a band over them, need room inside the plot.
     top_px = above_px + 24 * bool(bands)

@@ -8,21 +8,31 @@ is named by LABSHOP_GATE_URL is used instead; such a session empties that databa
 
 import asyncio
 import inspect
+import logging
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import structlog
 from IPython.display import Code, display
 
 from labshop.api.shop import Shop, build_shop, running
 from labshop.errors import SetupError
 from labshop.judge.books import Books
-from labshop.lab.crowd import Answers, press_buy
+from labshop.judge.history import History
+from labshop.lab.crowd import make_crowd
+from labshop.lab.doors import sell_over_http
+from labshop.lab.trial import Arena, Trial, try_out
+from labshop.lab.trial.run import MakeStrategy
+from labshop.lab.trial.scenarios import FIRST_LOOK, SCENARIOS
+from labshop.lab.verdict_chart import show_verdict
 from labshop.locks import Node
 from labshop.settings import Settings, read_settings
+from labshop.shop.domain import Line
 from labshop.shop.errors import Unavailable
 from labshop.stack.leash import Leash
 from labshop.stack.ports import LOOPBACK, free_port
@@ -30,6 +40,7 @@ from labshop.stack.shop_api import ApiProcess
 from labshop.stack.topology import Topology
 
 READY_S = 20.0
+CROWD_S = 60.0
 POLL_S = 0.005
 
 
@@ -43,6 +54,7 @@ class Lab:
         self._end = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
         self._users = 0
+        self._arena: Arena | None = None
         self._sold_before: dict[int, int] = {}
         self.topology: Topology | None = None
         self.shop: Shop
@@ -159,10 +171,57 @@ class Lab:
             return False
         return True
 
-    async def crowd(self, url: str, product_id: int, buyers: int) -> Answers:
-        """Let so many new users press *buy* at once, over HTTP."""
-        tokens = [self.shop.tokens.issue(user_id) for user_id in await self.buyers(buyers)]
-        return await press_buy(url, tokens, product_id)
+    async def try_out(
+        self,
+        strategy: MakeStrategy,
+        *,
+        scenarios: Sequence[str] = FIRST_LOOK,
+        seed: int = 1,
+        show: bool = True,
+    ) -> Trial:
+        """Let a strategy sell on servers of its own, until a scenario breaks it.
+
+        Args:
+            strategy: its class.
+            scenarios: their names, in order; the first that does not end VALID is the last.
+            seed: draws the crowds and the faults.
+            show: print the verdicts, and draw the smallest failing history.
+
+        Returns:
+            The last trial, with its history and its verdict.
+        """
+        if self._arena is None:
+            self._arena = self._undo.enter_context(Arena(self._settings.redis_server))
+        for name in scenarios:
+            scenario = SCENARIOS[name]
+            trial = await try_out(strategy, scenario, arena=self._arena, seed=seed)
+            if show:
+                print(f"{name} ({scenario.story[:-1].lower()}): {trial.verdict.outcome}")
+            if trial.verdict.outcome != "VALID":
+                break
+        if show:
+            show_verdict(trial.verdict)
+        return trial
+
+    async def crowd(
+        self,
+        url: str,
+        product_id: int,
+        buyers: int,
+        *,
+        seed: int = 1,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> History:
+        """Let so many new users press *buy* at once, over HTTP; returns what they were told.
+
+        Each asks until there is a definite answer, for `CROWD_S` seconds at most. `progress` is
+        told how many have one, and of how many; a `Meter` shows it.
+        """
+        user_ids = await self.buyers(buyers)
+        tokens = {user_id: self.shop.tokens.issue(user_id) for user_id in user_ids}
+        crowd = make_crowd(user_ids, lambda _: (Line(product_id, 1),), seed=seed)
+        patient = [replace(buyer, patience_s=CROWD_S) for buyer in crowd]
+        return await sell_over_http(patient, [url], tokens, progress=progress)
 
     async def _live(self) -> None:
         async with running(self.shop):
@@ -179,6 +238,8 @@ async def open_lab(*, name: str, **overrides: Any) -> Lab:
     Raises:
         SetupError: no server can be started; the sentence says what to do.
     """
+    # What the shop logs of the faults that a lesson makes would stand in its cells.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     folder = tempfile.TemporaryDirectory(prefix=f"labshop-{name}-", ignore_cleanup_errors=True)
     home = Path(folder.name)
     lab = Lab(home, read_settings(**{"home": home, **overrides}))

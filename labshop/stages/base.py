@@ -14,6 +14,7 @@ from uuid import UUID
 from labshop.clock import Clock
 from labshop.errors import SetupError
 from labshop.locks.base import Lock
+from labshop.locks.connection import Node
 from labshop.shop.domain import Order, Receipt
 from labshop.shop.events import Event
 
@@ -56,7 +57,8 @@ class Ledger(Protocol):
 class Toolbox:
     """What a stage may use.
 
-    `lock` makes a lock on a name; `lock_wait_ms` is how long a buyer may wait for it.
+    `lock` makes a lock on a name; `lock_wait_ms` is how long a buyer may wait for it. `node` is
+    Redis itself, for a strategy that goes its own way.
     """
 
     lock: Callable[[str], Lock]
@@ -64,6 +66,7 @@ class Toolbox:
     ledger: Ledger
     clock: Clock
     publish: Callable[[Event], None]
+    node: Node
     lock_wait_ms: int
 
 

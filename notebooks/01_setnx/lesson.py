@@ -39,6 +39,7 @@ from types import SimpleNamespace
 
 from labshop.judge.books import Books, judge
 from labshop.lab.charts import Line, Sale, before_after, curve, show, timeline
+from labshop.lab.crowd import Answers
 from labshop.lab.lock_exercise import HINTS, TICKETS, ReferenceLock, check_lock
 from labshop.lab.own_lock import OwnLock
 from labshop.lab.progress import Progress
@@ -49,7 +50,7 @@ from labshop.shop.domain import Line as OrderLine
 from labshop.shop.domain import Order
 from labshop.shop.errors import PurchaseError, StaleFence, Unavailable
 from labshop.shop.saga import Saga
-from labshop.stack.faults import delayed
+from labshop.stack.faults import distant
 from labshop.stages.v1_setnx import Purchase
 from labshop.storage.inventory import RedisInventory
 
@@ -599,7 +600,7 @@ import time
 
 speeds = []
 for delay_ms in (2, 5, 10, 20, 40):
-    async with delayed(lab.primary_port, delay_ms) as port:
+    with distant(lab.primary_port, delay_ms) as port:
         far = Node(f"redis://127.0.0.1:{port}", timeout_ms=2_000)
         await far.command("PING")
         began = time.perf_counter()
@@ -641,7 +642,7 @@ with lab.serving() as api:
     api.kill()
     await asyncio.to_thread(api.start)
     await node.command("FLUSHALL")
-    answers = await crowd
+    answers = Answers.of(await crowd)
 
 hot = await lab.books(HOT, stock=5 * STOCK, wanted=CROWD)
 print(f"sold == {hot.sold}, oversold == {hot.oversold}, undersold == {hot.undersold}")
@@ -650,7 +651,7 @@ print(
     "receipts that buyers hold:",
     len(answers.order_ids),
     "· told that it is sold out:",
-    answers.outcomes["Sold out"],
+    answers.outcomes["SoldOut"],
 )
 print(judge(hot))
 assert len(set(answers.order_ids)) == hot.sold == 5 * STOCK

@@ -1,0 +1,249 @@
+"""The servers on which strategies are tried: real ones, each behind a proxy, started once.
+
+The problem: a trial must be able to break everything, and must not take a minute. The idea: the
+servers outlive the trials; each trial empties them and gets a new ledger in a file of its own,
+copied from one that was migrated and seeded once. A strategy runs as two *branches*, as it would
+in two API processes: each with its own connection, behind its own proxy, and its own view of gate
+and ledger.
+"""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from contextlib import ExitStack, asynccontextmanager
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sqlmodel import update
+
+from labshop.api.shop import Shop, build_shop, running
+from labshop.clock import SystemClock
+from labshop.lab.trial.scene import Branch, Scene
+from labshop.lab.trial.unguarded import UnguardedLedger
+from labshop.locks import Lock, Node, SingleLock
+from labshop.locks.base import LockEventHook
+from labshop.settings import read_settings
+from labshop.shop.events import EventBus
+from labshop.stack.faults.network import Network
+from labshop.stack.faults.shim import hurtable
+from labshop.stack.leash import Leash
+from labshop.stack.nodes import NodeSpec, ServerNode, find_server
+from labshop.stack.ports import LOOPBACK
+from labshop.stages.base import Toolbox
+from labshop.storage import booking
+from labshop.storage.database import Database
+from labshop.storage.inventory import RedisInventory
+from labshop.storage.seed import seed
+from labshop.storage.tables import SaleWindow
+
+BRANCHES = ("branch 1", "branch 2")
+LOCK_NODES = ("lock-1", "lock-2", "lock-3", "lock-4", "lock-5")
+PRIMARY = "primary"
+
+NODE_TIMEOUT_MS = 250
+DATABASE_TIMEOUT_MS = 500
+LOCK_TTL_MS = 400
+LOCK_WAIT_MS = 2_000
+RESERVATION_TTL_MS = 300
+OPEN_S = 20.0
+
+
+class Arena:
+    """Real servers for any number of trials, one after the other.
+
+    Args:
+        server: the Redis or Valkey to run; None takes the packaged one.
+    """
+
+    def __init__(self, server: Path | None = None) -> None:
+        self._server = server
+        self._undo = ExitStack()
+        self._numbers = count(1)
+        self._lock_names: tuple[str, ...] = ()
+        self.nodes: dict[str, ServerNode] = {}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            folder = tempfile.TemporaryDirectory(prefix="labshop-", ignore_cleanup_errors=True)
+            self.home = Path(undo.enter_context(folder))
+            self._leash = undo.enter_context(Leash())
+            self.network = undo.enter_context(Network({}))
+            self._undo_nodes = undo.enter_context(ExitStack())
+            self._start(PRIMARY)
+            self._template = self._make_template()
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._undo.close()
+
+    @asynccontextmanager
+    async def scene(
+        self,
+        stock: dict[int, int],
+        *,
+        limit_per_user: int,
+        guarded: bool,
+        on_lock: LockEventHook,
+        lock_nodes: bool = False,
+    ) -> AsyncIterator[Scene]:
+        """Set everything up for one trial, for the length of a body.
+
+        Args:
+            stock: units on sale, by product; no other product is.
+            limit_per_user: units that one user may buy.
+            guarded: by the shop's own ledger, or by the one that books whatever it is told.
+            on_lock: told of what happens to the locks of the shop's own stages.
+            lock_nodes: whether the branches have the five masters of a quorum, too.
+        """
+        self._lock_names = LOCK_NODES if lock_nodes else ()
+        for name in self._lock_names:
+            if name not in self.nodes:
+                self._start(name)
+        folder = self.home / f"trial-{next(self._numbers)}"
+        folder.mkdir()
+        for node in self.nodes.values():
+            await _empty(node)
+        try:
+            if guarded:
+                async with self._guarded(folder, stock, limit_per_user, on_lock) as branches:
+                    yield Scene(branches, folder / "ledger.db", None)
+            else:
+                ledger = UnguardedLedger(
+                    folder / "ledger.db",
+                    stock,
+                    limit_per_user=limit_per_user,
+                    timeout_ms=DATABASE_TIMEOUT_MS,
+                )
+                async with self._unguarded(ledger, on_lock) as branches:
+                    yield Scene(branches, folder / "ledger.db", ledger)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def port(self, branch: str, server: str = PRIMARY) -> int:
+        """The port under which a branch reaches a server through its proxy."""
+        return self.network.port(server, branch)
+
+    @asynccontextmanager
+    async def _guarded(
+        self, folder: Path, stock: dict[int, int], limit_per_user: int, on_lock: LockEventHook
+    ) -> AsyncIterator[list[Branch]]:
+        shutil.copy(self._template, folder / "ledger.db")
+        _put_on_sale(folder / "ledger.db", stock, limit_per_user)
+        settings = read_settings(
+            home=folder,
+            node_timeout_ms=NODE_TIMEOUT_MS,
+            database_timeout_ms=DATABASE_TIMEOUT_MS,
+            lock_ttl_ms=LOCK_TTL_MS,
+            lock_wait_ms=LOCK_WAIT_MS,
+            reservation_ttl_ms=RESERVATION_TTL_MS,
+        )
+        branches = []
+        async with asyncio.TaskGroup() as lives:
+            closing = asyncio.Event()
+            for name in BRANCHES:
+                shop = build_shop(settings, gate_url=_url(self.port(name)))
+                shop.stocked = True  # the template was seeded
+                shop.watch_locks = on_lock
+                lives.create_task(_live(shop, closing))
+                branches.append(Branch(name, shop.toolbox(), self._lock_nodes(name), shop))
+            try:
+                async with asyncio.timeout(OPEN_S):
+                    for branch in branches:
+                        assert branch.shop is not None
+                        await branch.shop.opened.wait()
+                yield branches
+            finally:
+                closing.set()
+                await _close([node for branch in branches for node in branch.lock_nodes])
+
+    @asynccontextmanager
+    async def _unguarded(
+        self, ledger: UnguardedLedger, on_lock: LockEventHook
+    ) -> AsyncIterator[list[Branch]]:
+        branches = []
+        for name in BRANCHES:
+            node = Node(_url(self.port(name)), timeout_ms=NODE_TIMEOUT_MS)
+            branches.append(Branch(name, _tools(node, ledger, on_lock), self._lock_nodes(name)))
+        try:
+            yield branches
+        finally:
+            await _close([node for it in branches for node in (it.node, *it.lock_nodes)])
+            ledger.close()
+
+    def _lock_nodes(self, branch: str) -> tuple[Node, ...]:
+        urls = [_url(self.port(branch, name)) for name in self._lock_names]
+        return tuple(Node(url, timeout_ms=NODE_TIMEOUT_MS) for url in urls)
+
+    def _start(self, name: str) -> None:
+        folder = self.home / "nodes" / name
+        spec = NodeSpec(name, "primary" if name == PRIMARY else "lock")
+        server = find_server(self._server)
+        node = ServerNode(spec, server, folder, self._leash, env=hurtable(folder))
+        self._undo_nodes.callback(node.stop)
+        node.start()
+        self.nodes[name] = node
+        self.network.add(name, node.port)
+
+    def _make_template(self) -> Path:
+        path = self.home / "template.db"
+        database = Database(f"sqlite:///{path}", timeout_ms=DATABASE_TIMEOUT_MS)
+        database.migrate()
+        seed(database, admin_password_hash="!")  # noqa: S106  # fits no password
+        database.close()
+        return path
+
+
+def _put_on_sale(path: Path, stock: dict[int, int], limit_per_user: int) -> None:
+    database = Database(f"sqlite:///{path}", timeout_ms=DATABASE_TIMEOUT_MS)
+    with database.writing() as session:
+        for product, units in stock.items():
+            booking.adjust(session, product, units, "trial")
+        session.execute(update(SaleWindow).values(limit_per_user=limit_per_user))
+        session.commit()
+    database.close()
+
+
+def _tools(node: Node, ledger: UnguardedLedger, on_lock: LockEventHook) -> Toolbox:
+    clock = SystemClock()
+
+    def lock(name: str) -> Lock:
+        return SingleLock(node, name, ttl_ms=LOCK_TTL_MS, clock=clock, on_event=on_lock)
+
+    return Toolbox(
+        lock=lock,
+        inventory=RedisInventory(node, ledger.snapshot, clock=clock),
+        ledger=ledger,
+        clock=clock,
+        publish=EventBus().publish,
+        node=node,
+        lock_wait_ms=LOCK_WAIT_MS,
+    )
+
+
+async def _live(shop: Shop, closing: asyncio.Event) -> None:
+    async with running(shop):
+        await closing.wait()
+
+
+async def _empty(server: ServerNode) -> None:
+    node = Node(server.url, timeout_ms=NODE_TIMEOUT_MS * 10)
+    await node.command("FLUSHALL")
+    await node.close()
+
+
+async def _close(nodes: Iterable[Node]) -> None:
+    for node in nodes:
+        await node.close()
+
+
+def _url(port: int) -> str:
+    return f"redis://{LOOPBACK}:{port}"

@@ -1,0 +1,88 @@
+"""Everything that a trial can break, by name and target."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from labshop.lab.trial.arena import BRANCHES, PRIMARY, Arena
+from labshop.lab.trial.scene import Scene
+from labshop.stack.faults.clocks import clock_offset
+from labshop.stack.faults.disk import disk_full
+from labshop.stack.faults.machine import cpu_busy, memory_taken
+from labshop.stack.faults.nemesis import Fault
+from labshop.stack.faults.network import Network
+from labshop.stack.faults.processes import emptied, frozen, killed, power_lost
+from labshop.stack.faults.sql import sql_away, sql_slow
+from labshop.stack.probe import ask_redis
+
+CLOCK_MS = 30_000
+DELAY_MS = 60
+DRIP_BYTES_PER_S = 2_000
+SQL_DELAY_MS = 100
+MEMORY_MB = 256
+
+Menu = Mapping[tuple[str, str], Fault]
+
+
+def menu(arena: Arena, scene: Scene) -> Menu:
+    """Every fault that a whole shop has to survive; see also `clock_menu`."""
+    primary, path = arena.nodes[PRIMARY], scene.ledger_file
+    faults: dict[tuple[str, str], Fault] = {
+        ("killed", PRIMARY): lambda: killed(primary),
+        ("frozen", PRIMARY): lambda: frozen(primary),
+        ("power lost", PRIMARY): lambda: power_lost(primary),
+        ("emptied", PRIMARY): lambda: emptied(primary),
+        ("memory lost", PRIMARY): lambda: memory_lost(primary.port),
+        ("disk full", PRIMARY): lambda: disk_full(primary),
+        ("away", "ledger"): lambda: sql_away(path),
+        ("slow", "ledger"): lambda: sql_slow(path, SQL_DELAY_MS),
+        ("CPU busy", "machine"): cpu_busy,
+        ("memory taken", "machine"): lambda: memory_taken(MEMORY_MB),
+    }
+    for branch in BRANCHES:
+        faults.update(link_menu(arena.network, branch))
+    return faults
+
+
+def link_menu(network: Network, branch: str) -> Menu:
+    """The faults of one branch's way to the primary."""
+    target = f"{branch} to {PRIMARY}"
+
+    def hit(name: str) -> tuple[str, str]:
+        return name, target
+
+    return {
+        hit("delayed"): lambda: network.delayed(DELAY_MS, client=branch, server=PRIMARY),
+        hit("requests dropped"): lambda: network.requests_dropped(client=branch, server=PRIMARY),
+        hit("replies dropped"): lambda: network.replies_dropped(client=branch, server=PRIMARY),
+        hit("cut off"): lambda: network.partitioned(branch),
+        hit("dripping"): lambda: network.dripping(DRIP_BYTES_PER_S, client=branch, server=PRIMARY),
+        hit("refused"): lambda: network.refused(client=branch, server=PRIMARY),
+        hit("reset"): lambda: reset(network, branch),
+    }
+
+
+def clock_menu(arena: Arena) -> Menu:
+    """Clocks of the primary that jump.
+
+    They are no part of a storm: a clock that jumped back *and* a memory that was lost make the
+    fences begin too low, and the ledger refuses everybody until time has caught up.
+    """
+    primary = arena.nodes[PRIMARY]
+    return {
+        ("clock ahead", PRIMARY): lambda: clock_offset(primary, CLOCK_MS),
+        ("clock behind", PRIMARY): lambda: clock_offset(primary, -CLOCK_MS),
+    }
+
+
+@contextmanager
+def memory_lost(port: int) -> Iterator[None]:
+    """A node forgets everything at this moment, and goes on."""
+    ask_redis(port, "FLUSHALL")
+    yield
+
+
+@contextmanager
+def reset(network: Network, branch: str) -> Iterator[None]:
+    """All connections of a branch break at this moment; new ones work."""
+    network.reset(client=branch, server=PRIMARY)
+    yield

@@ -1,0 +1,109 @@
+"""What one trial plays on: two branches of a shop, and the ledger that both write.
+
+A branch is one API process' worth of shop in this process. `settle` is the shop's own repair, run
+until nothing is left to repair: after it, gate and ledger must agree.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from labshop.api.shop import Shop
+from labshop.lab.trial.unguarded import UnguardedLedger
+from labshop.locks import Node
+from labshop.shop.errors import PurchaseError
+from labshop.stages.base import Toolbox
+from labshop.storage.inventory import RedisInventory
+from labshop.storage.records import Audit
+
+SETTLE_S = 15.0
+_PAUSE_S = 0.02
+
+
+@dataclass
+class Branch:
+    """One API process' worth of shop, in this process; `shop` is None without a guard."""
+
+    name: str
+    tools: Toolbox
+    lock_nodes: tuple[Node, ...]
+    shop: Shop | None = None
+
+    @property
+    def node(self) -> Node:
+        """Its connection to the gate's Redis."""
+        return self.tools.node
+
+
+@dataclass
+class Scene:
+    """What one trial plays on: branches, the ledger's file, and how to audit it."""
+
+    branches: list[Branch]
+    ledger_file: Path
+    unguarded: UnguardedLedger | None
+    _users: int = 0
+
+    async def audit(self) -> Audit:
+        """What the ledger holds at this moment."""
+        if self.unguarded is not None:
+            return await self.unguarded.audit()
+        shop = self.branches[0].shop
+        assert shop is not None
+        return await shop.ledger.audit()
+
+    async def users(self, count: int) -> list[int]:
+        """So many new users, by their ids."""
+        numbers = range(self._users + 1, self._users + count + 1)
+        self._users += count
+        shop = self.branches[0].shop
+        if shop is None:
+            return list(numbers)
+        accounts = (shop.accounts.create(f"buyer-{number}", "!") for number in numbers)
+        return [account.id for account in await asyncio.gather(*accounts)]
+
+    async def restock(self, product: int, units: int) -> None:
+        """Put more units on sale, in the ledger and at the gate."""
+        shop = self.branches[0].shop
+        if shop is not None:
+            left = (await shop.ledger.snapshot()).left[product]
+            await shop.ledger.adjust(product, units=left + units, actor="trial")
+            await shop.inventory.rebuild()
+        elif self.unguarded is not None:
+            self.unguarded.add_stock(product, units)
+            if await self.uses_gate():
+                await self._gate().rebuild()
+
+    async def uses_gate(self) -> bool:
+        """Whether there is a gate; a strategy without a guard may go its own way."""
+        return bool(await self.branches[0].node.command("EXISTS", self._gate().key))
+
+    async def unsold(self, product: int) -> int:
+        """Units left and held at the gate."""
+        return await self._gate().unsold(product)
+
+    def _gate(self) -> RedisInventory:
+        gate = self.branches[0].tools.inventory
+        assert isinstance(gate, RedisInventory)
+        return gate
+
+    async def settle(self) -> None:
+        """Let the shop repair what faults have left; returns when nothing is left to repair.
+
+        Raises:
+            TimeoutError: it was not repaired within `SETTLE_S`.
+        """
+        async with asyncio.timeout(SETTLE_S):
+            for branch in self.branches:
+                while branch.shop is not None and not await _is_settled(branch.shop):  # noqa: ASYNC110  # see `Reconciler`
+                    await asyncio.sleep(_PAUSE_S)
+
+
+async def _is_settled(shop: Shop) -> bool:
+    try:
+        await shop.ledger.catch_up()
+        await shop.reconciler.look()
+        waiting = await shop.inventory.abandoned(older_than_ms=0)
+    except PurchaseError:
+        return False
+    return not (waiting or shop.inventory.suspect or shop.ledger.contradicted)
