@@ -224,13 +224,15 @@ class RedisInventory:
         What is asked may be carried out twice: before the gate was found to be old, and after.
         """
         for _ in range(HEAT_TRIES):
+            await self._compare_memory()
             answer = await ask()
             if self._believed_connection == self._node.connections:
                 return answer
-            await self._compare_memory()
         raise Unavailable("gate", "its connection breaks again and again")
 
     async def _compare_memory(self) -> None:
+        if self._believed_connection == self._node.connections:
+            return
         async with self._comparing:
             connection = self._node.connections
             if self._believed_connection == connection:
