@@ -202,6 +202,8 @@ async def test_what_could_not_be_told_makes_the_gate_suspect_and_is_repaired(sho
 class UnreachableNode:
     """A node to which every command fails, as the real one does when its port is closed."""
 
+    connections = 1
+
     async def run(self, *_args: object) -> None:
         raise NodeDown("127.0.0.1:1", "connection refused")
 

@@ -28,6 +28,7 @@ from labshop.locks.base import LockEventHook
 from labshop.settings import read_settings
 from labshop.shop.events import EventBus
 from labshop.stack.faults.network import Network
+from labshop.stack.faults.processes import emptied
 from labshop.stack.faults.shim import hurtable
 from labshop.stack.leash import Leash
 from labshop.stack.nodes import NodeSpec, ServerNode, find_server
@@ -111,7 +112,7 @@ class Arena:
         folder = self.home / f"trial-{next(self._numbers)}"
         folder.mkdir()
         for node in self.nodes.values():
-            await _empty(node)
+            await asyncio.to_thread(_renew, node)
         try:
             if guarded:
                 async with self._guarded(folder, stock, limit_per_user, on_lock) as branches:
@@ -234,10 +235,10 @@ async def _live(shop: Shop, closing: asyncio.Event) -> None:
         await closing.wait()
 
 
-async def _empty(server: ServerNode) -> None:
-    node = Node(server.url, timeout_ms=NODE_TIMEOUT_MS * 10)
-    await node.command("FLUSHALL")
-    await node.close()
+def _renew(server: ServerNode) -> None:
+    """Start a server without any data: no power loss brings the last trial back."""
+    with emptied(server):
+        pass
 
 
 async def _close(nodes: Iterable[Node]) -> None:

@@ -86,10 +86,13 @@ def shimmed(folder: Path) -> dict[str, str]:
 
 
 def hurtable(folder: Path) -> dict[str, str]:
-    """As `shimmed`, but nothing where there can be no shim: the faults that need it will say so."""
+    """As `shimmed`, but nothing where there can be no shim: the faults that need it will say so.
+
+    A folder that cannot be used is left to whoever starts the process in it.
+    """
     try:
         return shimmed(folder)
-    except FaultUnavailable:
+    except (FaultUnavailable, OSError):
         return {}
 
 
