@@ -1,17 +1,9 @@
-"""What every lock here promises: one Protocol, one kind of lease, one tree of errors.
+"""What every lock here promises: one Protocol, one kind of lease, one hook for events.
 
 A lock in Redis is a *lease*: it ends by itself after its time to live, so that a crashed
 holder blocks nobody for ever. The price is that a paused holder may wake up after the end
-and not know it. Hence every lease carries a *fencing token*, a number that only grows, which
+and not know it. Hence every lease can carry a *fencing token*, a number that only grows, which
 the store being protected compares: it refuses a writer whose token is older than one it saw.
-
-    LockError
-    ├── LockTimeout    waited as long as was allowed and never held the lock
-    ├── LockLost       the lease had ended, or is another's by now
-    └── NodeError      see `labshop.locks.connection`
-        ├── NodeDown     the command was not sent
-        ├── NodeRefused  the node answered with an error
-        └── NodeSilent   sent, and no answer: nobody knows whether it was carried out
 
 A lock does not promise that its holder is alone at the moment of writing; the fence does.
 See M. Kleppmann, "How to do distributed locking" (2016), and the page "Distributed Locks
@@ -24,37 +16,12 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 
-class LockError(Exception):
-    """Any failure of a lock."""
-
-    definite = True
-    """False when nobody knows whether the command took effect."""
-
-
-class LockTimeout(LockError):
-    """The lock was held by others for as long as the caller was ready to wait."""
-
-    def __init__(self, key: str, wait_ms: float) -> None:
-        super().__init__(f"{key} was not free within {wait_ms:.0f} ms")
-        self.key = key
-        self.wait_ms = wait_ms
-
-
-class LockLost(LockError):
-    """The lease has ended: its time ran out, or its key was removed."""
-
-    def __init__(self, key: str, token: str) -> None:
-        super().__init__(f"the lease on {key} has ended")
-        self.key = key
-        self.token = token
-
-
 class Lease(Protocol):
     """One acquisition of a lock: an immutable value."""
 
     @property
     def key(self) -> str:
-        """The key that is locked."""
+        """The key that is locked; of several, their names joined by commas."""
 
     @property
     def token(self) -> str:
@@ -62,7 +29,7 @@ class Lease(Protocol):
 
     @property
     def fence(self) -> int:
-        """A number greater than that of every earlier lease on this key."""
+        """A number greater than that of every earlier lease on this key; 0 where there is none."""
 
     def remaining_ms(self) -> float:
         """Time left by this process' monotonic clock, in milliseconds; negative when over."""
@@ -86,18 +53,30 @@ class Lock(Protocol):
 
         Raises:
             LockTimeout: it was not free in time.
-            NodeError: the node could not be asked.
+            NodeError, NoQuorum: too few nodes could be asked.
         """
 
 
-LockEventKind = Literal["acquired", "timed_out", "extended", "released", "lost", "abandoned"]
+LockEventKind = Literal[
+    "waiting",
+    "acquired",
+    "timed_out",
+    "extended",
+    "released",
+    "lost",
+    "abandoned",
+    "deadlocked",
+    "forced",
+]
 
 
 @dataclass(frozen=True)
 class LockEvent:
     """Something that happened to a lock, for metrics, timelines and the judge.
 
-    `abandoned` means that the release could not be delivered: the time to live ends the lease.
+    `waiting`: it was not free at once. `timed_out`: the wait was over first. `abandoned`: the
+    release could not be delivered, so the time to live ends the lease. `deadlocked`: the waiter
+    gave way to end a cycle. `forced`: an administrator, the `actor`, ended the lease.
     """
 
     kind: LockEventKind
@@ -111,6 +90,7 @@ class LockEvent:
     until_ms: float = 0.0
     """Until when the holder may believe that it holds the lock, as far as is known by this event:
     the lease's deadline; at its end, the moment at which the release was asked for."""
+    actor: str = ""
 
 
 LockEventHook = Callable[[LockEvent], None]

@@ -3,54 +3,43 @@
 The problem: a lock must know what became of its commands. A client with a pool and hidden
 retries does not: it may send a `DECRBY` twice, or let a release overtake the `SET` that it
 should undo. The idea: every command of this process travels on one connection, in the order
-in which it was issued, with a deadline of its own and no retry; commands of one turn of the
-event loop leave in one write. A reply that comes too late is matched to its command and
-dropped.
+in which it was issued, with a deadline of its own and no retry.
 
-It does not promise order across a reconnection: what a stopped server still holds in its old
-socket may be carried out after commands of the new one. Scripts are therefore idempotent,
-and locks end by themselves.
+What has to be undone is *posted*: sent behind all that went before, without waiting. If the
+connection breaks first, the next one begins by ending the old one at the server (`CLIENT
+KILL`), and then sends again what was posted. So whatever the server still finds in the old
+socket is carried out before its undoing, or never: a release cannot overtake its set. (Another
+run of the server knows nothing of the old socket.)
+
+A node that wakes a waiter says so on the same connection, by RESP3's push messages.
+
+It does not promise that anything is posted to a node that never comes back; a lock's time to
+live is for that. The server must know RESP3 (Redis 6, Valkey) and allow `HELLO`, `INFO`,
+`CLIENT` and a subscription to ``labshop:wake:*``.
 """
 
 import asyncio
+import secrets
 import ssl
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-import hiredis
-
-from labshop.locks.base import LockError
+from labshop.locks.errors import NodeDown, NodeError
+from labshop.locks.greeting import ServerRun, greet, greeting_of
 from labshop.locks.turns import LocalTurns
+from labshop.locks.wire import Part, Pending, Reply, Wire, fail, pack
 from labshop.lua import Script
 
-Part = str | bytes | int
-Reply = Any
-"""`str`, `int`, `None`, or a list of replies."""
 
+@dataclass(frozen=True)
+class Undo:
+    """A script that has to reach the node."""
 
-class NodeError(LockError):
-    """A node could not be asked, refused, or did not answer."""
-
-    def __init__(self, node: str, reason: str) -> None:
-        super().__init__(f"Redis at {node}: {reason}")
-        self.node = node
-        self.reason = reason
-
-
-class NodeDown(NodeError):
-    """The command was not sent: nothing happened."""
-
-
-class NodeRefused(NodeError):
-    """The node answered with an error: nothing happened."""
-
-
-class NodeSilent(NodeError):
-    """The command was sent and not answered: nobody knows whether it was carried out."""
-
-    definite = False
+    script: Script
+    keys: tuple[str, ...]
+    args: tuple[Part, ...]
 
 
 class Node:
@@ -66,16 +55,22 @@ class Node:
         parts = urlsplit(url)
         self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 6379
         self.name = f"{self.host}:{self.port}"
+        self.timeout_ms = timeout_ms
         self.turns = LocalTurns()
-        self._tls = ssl.create_default_context() if parts.scheme == "rediss" else None
-        self._greeting = _greeting(parts.username, parts.password, parts.path)
-        self._timeout_s = timeout_ms / 1_000
-        self._backlog = backlog
+        self.channel = f"labshop:wake:{secrets.token_hex(8)}"
+        """Where the node tells this process that one of its waiters may go on."""
         self.connections = 0
         """How often a connection was made; it grows when one was lost and made anew."""
-        self._wire: _Wire | None = None
+        self._tls = ssl.create_default_context() if parts.scheme == "rediss" else None
+        self._greeting = greeting_of(parts.username, parts.password, parts.path)
+        self._backlog = backlog
+        self._wire: Wire | None = None
+        self._run: ServerRun | None = None
+        self._heard_at_s = 0.0
         self._connecting = asyncio.Lock()
-        self._owed: deque[tuple[Part, ...]] = deque(maxlen=backlog)
+        self._dialling: asyncio.Task[NodeDown | None] | None = None
+        self._owed: deque[Undo] = deque(maxlen=backlog)
+        self._wakes: dict[str, asyncio.Future[None]] = {}
 
     async def command(self, *parts: Part) -> Reply:
         """Send one command and wait for its reply.
@@ -87,74 +82,152 @@ class Node:
         wire = self._wire
         if wire is None or wire.closed:
             wire = await self._connect()
-        if len(wire.waiting) >= self._backlog:
-            wire.drop_if_deaf(self._timeout_s)
-            raise NodeDown(self.name, f"{self._backlog} commands wait for an answer already")
-        return await self._answer(wire, wire.send(parts))
+        self._refuse_if_full(wire)
+        return await wire.send(parts)
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Part] = ()) -> Reply:
-        """Run a Lua script by its hash, and by its source where the node lost it."""
-        parts = (len(keys), *keys, *args)
-        try:
-            return await self.command("EVALSHA", script.sha, *parts)
-        except NodeRefused as refusal:
-            if not refusal.reason.startswith("NOSCRIPT"):
-                raise
-            return await self.command("EVAL", script.source, *parts)
+        """Run a Lua script by its hash, and by its source where the node lost it.
 
-    def post(self, script: Script, keys: Sequence[str], args: Sequence[Part] = ()) -> None:
-        """Send a script behind all that was sent before, without waiting for its reply.
-
-        It never suspends, so a task that is being cancelled can still clean up. Without a
-        connection it is kept, and is the first that the next connection sends; of what is kept
-        or unanswered too long already, the oldest is given up.
+        Raises:
+            NodeDown, NodeRefused, NodeSilent: see `command`.
         """
-        command = ("EVAL", script.source, len(keys), *keys, *args)
         wire = self._wire
-        if wire is None or wire.closed or len(wire.waiting) >= 2 * self._backlog:
-            self._owed.append(command)
-        else:
-            wire.send(command)
+        if wire is None or wire.closed:
+            wire = await self._connect()
+        self._refuse_if_full(wire)
+        return await _run(wire, script, keys, args)
+
+    async def ready(self) -> None:
+        """Be connected, so that `send` can send.
+
+        Raises:
+            NodeDown: it cannot be reached.
+        """
+        if not self.is_connected:
+            await self._connect()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a connection stands, as far as is known."""
+        return self._wire is not None and not self._wire.closed
+
+    def send(
+        self, script: Script, keys: Sequence[str], args: Sequence[Part]
+    ) -> "asyncio.Future[Reply]":
+        """Send a script at once, without suspending; its reply is to come.
+
+        Raises:
+            NodeDown: there is no connection, or its backlog is full; nothing was sent.
+        """
+        if self._wire is None or self._wire.closed:
+            raise NodeDown(self.name, "it is not connected")
+        self._refuse_if_full(self._wire)
+        return _run(self._wire, script, keys, args)
+
+    def when_connected(self, then: Callable[[NodeDown | None], object]) -> None:
+        """Call back as soon as there is a connection, or it is clear that there will be none.
+
+        Args:
+            then: gets None, or why the node cannot be reached. Several share one attempt.
+        """
+        if self._dialling is None or self._dialling.done():
+            self._dialling = asyncio.get_running_loop().create_task(self._try_to_connect())
+        self._dialling.add_done_callback(
+            lambda task: None if task.cancelled() else then(task.result())
+        )
+
+    def post(
+        self, script: Script, keys: Sequence[str], args: Sequence[Part]
+    ) -> "asyncio.Future[Reply]":
+        """Send a script that undoes something, behind all that was sent before.
+
+        It never suspends, so a task that is being cancelled can still clean up. If no reply
+        comes, the next connection begins with it; of what is owed too long, the oldest is given up.
+
+        Args:
+            script: harmless if it is carried out twice.
+            keys: of the script.
+            args: of the script.
+
+        Returns:
+            The reply to come; nobody needs to wait for it.
+        """
+        undo = Undo(script, tuple(keys), tuple(args))
+        wire = self._wire
+        if wire is not None and not wire.closed and len(wire.waiting) < 2 * self._backlog:
+            return _run(wire, script, keys, args, undo)
+        self._owed.append(undo)
+        refused: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        fail(refused, NodeDown(self.name, "it is not connected"))
+        return refused
+
+    def wake_up_call(self, token: str) -> "asyncio.Future[None]":
+        """What ends when the node wakes this waiter, or the connection that it waits on breaks.
+
+        Args:
+            token: of the waiter; `forget` it when nobody waits any more.
+        """
+        call = self._wakes.get(token)
+        if call is None or call.done():
+            call = self._wakes[token] = asyncio.get_running_loop().create_future()
+        return call
+
+    def forget(self, token: str) -> None:
+        """Nobody waits for this wake-up call any more."""
+        self._wakes.pop(token, None)
+
+    def young_for_ms(self, age_ms: float) -> float:
+        """How much longer the server will be younger than an age, in milliseconds.
+
+        A server that has just started may have forgotten what it granted. Zero or less: it is old
+        enough. Known only while connected.
+        """
+        assert self._run is not None
+        now_s = asyncio.get_running_loop().time()
+        return age_ms - (now_s - self._run.began_s) * 1_000
 
     async def close(self) -> None:
         """Drop the connection; commands in flight become `NodeSilent`."""
+        if self._dialling is not None:
+            self._dialling.cancel()
         if self._wire is not None:
             self._wire.abort()
             self._wire = None
 
-    async def _answer(self, wire: "_Wire", reply: "asyncio.Future[Reply]") -> Reply:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                value = await reply
-        except TimeoutError:
-            wire.drop_if_deaf(self._timeout_s)
-            raise NodeSilent(
-                self.name, f"no reply within {self._timeout_s * 1_000:.0f} ms"
-            ) from None
-        except ConnectionError as broken:
-            raise NodeSilent(self.name, str(broken)) from None
-        if isinstance(value, hiredis.ReplyError):
-            raise NodeRefused(self.name, str(value))
-        return value
+    def _refuse_if_full(self, wire: Wire) -> None:
+        if len(wire.waiting) >= self._backlog:
+            if wire.is_deaf():
+                wire.abort()
+            raise NodeDown(self.name, f"{self._backlog} commands wait for an answer already")
 
-    async def _connect(self) -> "_Wire":
+    async def _try_to_connect(self) -> NodeDown | None:
         try:
-            async with asyncio.timeout(self._timeout_s), self._connecting:
+            await self._connect()
+        except NodeDown as down:
+            return down
+        return None
+
+    async def _connect(self) -> Wire:
+        try:
+            async with asyncio.timeout(self.timeout_ms / 1_000), self._connecting:
                 if self._wire is None or self._wire.closed:
                     self._wire = await self._dial()
                 return self._wire
         except TimeoutError:
             raise NodeDown(self.name, "no connection in time") from None
 
-    async def _dial(self) -> "_Wire":
+    async def _dial(self) -> Wire:
         loop = asyncio.get_running_loop()
+
+        def make() -> Wire:
+            return Wire(self.name, self.timeout_ms / 1_000, self._hear, self._lose)
+
         try:
-            _, wire = await loop.create_connection(_Wire, self.host, self.port, ssl=self._tls)
+            _, wire = await loop.create_connection(make, self.host, self.port, ssl=self._tls)
         except OSError as error:
             raise NodeDown(self.name, str(error)) from None
         try:
-            for greeting in self._greeting:
-                await self._answer(wire, wire.send(greeting))
+            run = await greet(wire, self._greeting, self.channel, self._run, self._heard_at_s)
         except NodeError as refusal:
             wire.abort()
             raise NodeDown(self.name, refusal.reason) from None
@@ -162,82 +235,44 @@ class Node:
             wire.abort()
             raise
         self.connections += 1
+        if self._run is not None and self._run.run_id == run.run_id:
+            # What the server has not read from the old connection, it shall not read any more.
+            wire.send(("CLIENT", "KILL", "ID", self._run.client_id))
+        self._run = run
         while self._owed:
-            wire.send(self._owed.popleft())
+            undo = self._owed.popleft()
+            _run(wire, undo.script, undo.keys, undo.args, undo)
         return wire
 
+    def _hear(self, message: Sequence[Reply]) -> None:
+        if message[0] == "message":
+            call = self._wakes.pop(message[2], None)
+            if call is not None and not call.done():
+                call.set_result(None)
 
-class _Wire(asyncio.Protocol):
-    """The bytes: commands out in order, replies in order."""
-
-    def __init__(self) -> None:
-        self.waiting: deque[asyncio.Future[Reply]] = deque()
-        self.closed = False
-        self._loop = asyncio.get_running_loop()
-        self._reader = hiredis.Reader(encoding="utf-8", errors="replace")
-        self._outgoing: list[bytes] = []
-        self._transport: asyncio.Transport | None = None
-        self._heard_at = self._loop.time()
-
-    def send(self, parts: Sequence[Part]) -> "asyncio.Future[Reply]":
-        if not self._outgoing:
-            self._loop.call_soon(self._flush)
-        if not self.waiting:
-            self._heard_at = self._loop.time()  # a rest is no silence
-        self._outgoing.append(hiredis.pack_command(tuple(parts)))  # type: ignore[arg-type]  # its stub names a pair of one
-        reply: asyncio.Future[Reply] = self._loop.create_future()
-        self.waiting.append(reply)
-        return reply
-
-    def drop_if_deaf(self, timeout_s: float) -> None:
-        """Give up a connection that was silent for ten deadlines; the next command dials anew."""
-        if self._loop.time() - self._heard_at > 10 * timeout_s:
-            self.abort()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._flush()
-            self._transport.close()
-        self.connection_lost(None)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # A cast, for uvloop's transports are of no class of asyncio's.
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._heard_at = self._loop.time()
-        self._reader.feed(data)
-        while (value := self._reader.gets()) is not False:
-            if not self.waiting:
-                # A server that speaks unasked turns this client away; what comes after is no
-                # reply to any command.
-                self.abort()
-                return
-            reply = self.waiting.popleft()
-            if not reply.done():
-                reply.set_result(value)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.closed = True
-        while self.waiting:
-            reply = self.waiting.popleft()
-            if not reply.done():
-                reply.set_exception(ConnectionError("the connection broke before the reply"))
-                # A reply that nobody waits for any more is no error of anybody's.
-                reply.exception()
-
-    def _flush(self) -> None:
-        if self._outgoing and self._transport is not None and not self.closed:
-            self._transport.write(b"".join(self._outgoing))
-        self._outgoing.clear()
+    def _lose(self, unanswered: Sequence[Pending], heard_at_s: float) -> None:
+        self._heard_at_s = max(self._heard_at_s, heard_at_s)
+        self._owed.extend(it.undo for it in unanswered if isinstance(it.undo, Undo))
+        for call in self._wakes.values():
+            if not call.done():
+                call.set_result(None)
+        self._wakes.clear()
 
 
-def _greeting(username: str | None, password: str | None, path: str) -> list[tuple[Part, ...]]:
-    """The commands that a new connection starts with."""
-    commands: list[tuple[Part, ...]] = []
-    if password:
-        who = (unquote(username),) if username else ()
-        commands.append(("AUTH", *who, unquote(password)))
-    if path.strip("/"):
-        commands.append(("SELECT", path.strip("/")))
-    return commands
+def _run(
+    wire: Wire,
+    script: Script,
+    keys: Sequence[str],
+    args: Sequence[Part],
+    undo: Undo | None = None,
+) -> "asyncio.Future[Reply]":
+    rest = (len(keys), *keys, *args)
+    if script.sha not in wire.scripts:
+        # Its source comes first over each connection, so that order never hangs on NOSCRIPT.
+        wire.scripts.add(script.sha)
+        return wire.send(("EVAL", script.source, *rest), undo=undo)
+    return wire.send(
+        ("EVALSHA", script.sha, *rest),
+        otherwise=lambda: pack(("EVAL", script.source, *rest)),
+        undo=undo,
+    )

@@ -5,12 +5,14 @@ hides that failure from every rate. Labels have few, fixed values; a product or 
 never one of them.
 """
 
+from typing import get_args
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from labshop.locks.base import LockEvent
+from labshop.locks.base import LockEvent, LockEventKind
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-LOCK_EVENTS = ("acquired", "timed_out", "extended", "released", "lost", "abandoned")
+LOCK_EVENTS = get_args(LockEventKind)
 OUTCOMES = ("booked", "replayed", "refused", "unknown")
 
 

@@ -25,7 +25,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 from labshop.clock import Clock
-from labshop.locks.connection import Node, NodeError, Part, Reply
+from labshop.locks.connection import Node
+from labshop.locks.errors import NodeError
+from labshop.locks.wire import Part, Reply
 from labshop.lua import load_script
 from labshop.shop.domain import Line, Order, Receipt
 from labshop.shop.errors import (

@@ -109,8 +109,7 @@ async def two_doors(valkey: ServerNode, settings: Settings) -> AsyncIterator[tup
 
 async def waits(door: Door, count: int) -> bool:
     """Whether so many tasks of an application hold the product's lock or wait for it."""
-    turn = door.shop.node.turns._turns.get(f"product:{PRODUCT}")
-    return turn is not None and turn.users == count
+    return door.shop.node.turns.count(f"product:{PRODUCT}") == count
 
 
 async def race(

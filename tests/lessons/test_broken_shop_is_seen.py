@@ -22,8 +22,7 @@ def swap(file: Path, old: str, new: str) -> None:
 
 def release_by_plain_del(package: Path) -> None:
     """The release no longer looks whose lock it is."""
-    script = package / "locks/lua/release_lock.lua"
-    swap(script, "redis.call('GET', KEYS[1]) == ARGV[1]", "true")
+    swap(package / "locks/lua/release_locks.lua", "holder == ARGV[1]", "true")
 
 
 def oversell_by_one(package: Path) -> None:

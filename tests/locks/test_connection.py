@@ -158,7 +158,7 @@ async def is_blocked(node: Node, task: "asyncio.Task[object]") -> bool:
 
 async def node_cut(node: Node) -> int:
     helper = Node(f"redis://{node.name}", timeout_ms=2_000)
-    cut = await helper.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    cut = await helper.command("CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes")
     await helper.close()
     return int(cut)
 

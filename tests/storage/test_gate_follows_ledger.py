@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 import pytest
 
 from labshop.api.shop import Shop
-from labshop.locks.connection import Part, Reply
+from labshop.locks.wire import Part, Reply
 from labshop.ops.reconcile import Reconciler
 from labshop.shop.domain import Line, Order
 from labshop.shop.errors import Refused, Unavailable
