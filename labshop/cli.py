@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
 
 import typer
@@ -128,9 +128,11 @@ def serve(
             "or name a server by LABSHOP_GATE_URL."
         )
     former_port = urlsplit(state.api_url).port if state and state.api_url else None
+    lock_urls = settings.lock_urls or ",".join(state.lock_urls() if state else ())
     chosen = choose_port(settings.api_host, settings.api_port, former_port or 8000)
     typer.echo(f"Serving {http_url(settings.api_host, chosen)} on the gate {gate_url} ...")
-    _serve(settings.model_copy(update={"gate_url": gate_url, "api_port": chosen}))
+    found = {"gate_url": gate_url, "lock_urls": lock_urls, "api_port": chosen}
+    _serve(settings.model_copy(update=found))
 
 
 @app.command()
@@ -162,12 +164,14 @@ def bench(
     output: Annotated[Path, typer.Option(help="Where the figures are written.")] = Path(
         "build/bench.json"
     ),
+    only: Annotated[
+        Literal["locks", "purchases"] | None, typer.Option(help="Measure just this part.")
+    ] = None,
 ) -> None:
-    """Measure the lock and a purchase against their yardsticks, in one run."""
+    """Measure locks, ours and others', and a purchase against their yardsticks, in one run."""
     from labshop.load.bench import run_bench  # noqa: PLC0415  # as in `_serve`
 
-    for figure in run_bench(output):
-        typer.echo(figure)
+    typer.echo(run_bench(output, only))
     typer.echo(f"Written to {output}.")
 
 

@@ -29,6 +29,9 @@ class Settings(BaseSettings):
 
     gate_url: str | None = None
     """URL of the primary that holds the stock and the v1 lock; None asks the state file."""
+    lock_urls: str | None = None
+    """URLs of the independent masters that keep the v3 lock, with commas between them; None asks
+    the state file."""
     database_url: str | None = None
     """SQLAlchemy URL of the ledger; None is SQLite in `home`."""
 
@@ -44,9 +47,12 @@ class Settings(BaseSettings):
 
     node_timeout_ms: Milliseconds = 500
     """How long one Redis command may take before its outcome counts as unknown."""
+    lock_node_timeout_ms: Milliseconds = 250
+    """The same for one node of a quorum: far less than a lease, and more than a slow network."""
     database_timeout_ms: Milliseconds = 5_000
     """How long one ledger transaction may take before its outcome counts as unknown."""
     lock_ttl_ms: Milliseconds = 3_000
+    """How long a lease lasts; so long, too, a lock node that has just started has no vote."""
     lock_wait_ms: Milliseconds = 10_000
     reservation_ttl_ms: Milliseconds = 5_000
     """Age at which a reservation without an order is looked up and settled."""
@@ -56,6 +62,10 @@ class Settings(BaseSettings):
     """How long a client may take to send its headers, and then its body."""
     body_limit_bytes: int = Field(default=16_384, gt=0, le=1_048_576)
     token_ttl_s: int = Field(default=3_600, gt=0, le=86_400)
+
+    def lock_node_urls(self) -> tuple[str, ...]:
+        """The URLs of the lock nodes, one by one."""
+        return tuple(url.strip() for url in (self.lock_urls or "").split(",") if url.strip())
 
     def ledger_url(self) -> str:
         """The SQLAlchemy URL of the ledger, after the default is filled in."""

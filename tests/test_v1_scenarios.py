@@ -6,6 +6,7 @@ import sqlite3
 import sys
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -13,7 +14,6 @@ import pytest
 from labshop.api.shop import Shop
 from labshop.shop.domain import Line, Order, Receipt
 from labshop.shop.errors import PurchaseError, SoldOut, Unavailable
-from labshop.stages.base import Toolbox
 from labshop.stages.v1_setnx import Purchase
 from labshop.storage.database import Database
 from tests.conftest import eventually, users
@@ -103,15 +103,7 @@ async def test_s13_a_lock_held_past_its_time_frees_itself(shop: Shop) -> None:
 async def test_s13_control_a_lock_without_an_end_blocks_for_ever(shop: Shop) -> None:
     """Control: SETNX without a time to live, and a crash, and nobody can buy any more."""
     await shop.node.command("SETNX", f"lock:{{product:{PRODUCT}}}", "a dead process")
-    impatient = Toolbox(
-        lock=shop.lock,
-        inventory=shop.inventory,
-        ledger=shop.ledger,
-        clock=shop.clock,
-        publish=shop.events.publish,
-        node=shop.node,
-        lock_wait_ms=500,
-    )
+    impatient = replace(shop.toolbox(), lock_wait_ms=500)
     [user_id] = await users(shop, 1)
 
     with pytest.raises(Exception, match="was not free within"):
@@ -132,15 +124,7 @@ class FailingLedger:
 
 async def test_s14_a_ledger_that_fails_to_save_gives_the_stock_back(shop: Shop) -> None:
     """S14: when SQL fails to save, Redis gets its units back, and both agree."""
-    tools = Toolbox(
-        lock=shop.lock,
-        inventory=shop.inventory,
-        ledger=FailingLedger(shop),
-        clock=shop.clock,
-        publish=shop.events.publish,
-        node=shop.node,
-        lock_wait_ms=1_000,
-    )
+    tools = replace(shop.toolbox(), ledger=FailingLedger(shop), lock_wait_ms=1_000)
     [user_id] = await users(shop, 1)
 
     with pytest.raises(Unavailable):
@@ -242,15 +226,7 @@ async def test_a_buyer_that_was_cancelled_in_mid_purchase_is_settled_by_look_up(
             await asyncio.Event().wait()
             raise AssertionError(order, fence)
 
-    tools = Toolbox(
-        lock=shop.lock,
-        inventory=shop.inventory,
-        ledger=Stuck(),
-        clock=shop.clock,
-        publish=shop.events.publish,
-        node=shop.node,
-        lock_wait_ms=1_000,
-    )
+    tools = replace(shop.toolbox(), ledger=Stuck(), lock_wait_ms=1_000)
     task = asyncio.create_task(Purchase(tools).buy(order))
     await reserved.wait()
     task.cancel()

@@ -20,13 +20,14 @@ from labshop.api.passwords import Passwords
 from labshop.api.tokens import Tokens
 from labshop.clock import Clock, SystemClock
 from labshop.errors import SetupError
-from labshop.locks import Lock, LockEvent, Node, NodeError, SingleLock
+from labshop.locks import Lock, LockEvent, MultiLock, Node, NodeError, Redlock, SingleLock
 from labshop.locks.base import LockEventHook, ignore_event
 from labshop.ops.metrics import Metrics
 from labshop.ops.reconcile import Reconciler
 from labshop.settings import Settings
 from labshop.shop.errors import Refused, Unavailable
 from labshop.shop.events import Event, EventBus
+from labshop.stages import STAGES
 from labshop.stages.base import PurchaseStrategy, Toolbox, load_strategy
 from labshop.storage.accounts import Accounts
 from labshop.storage.catalog import Catalog
@@ -38,7 +39,6 @@ from labshop.storage.writer import GroupWriter
 
 log = structlog.get_logger()
 
-STAGES = {"v1": "labshop.stages.v1_setnx:Purchase"}
 OPEN_RETRY_MS = 500
 
 
@@ -49,6 +49,7 @@ class Shop:
     settings: Settings
     clock: Clock
     node: Node
+    lock_nodes: tuple[Node, ...]
     database: Database
     writer: GroupWriter
     ledger: SqlLedger
@@ -69,8 +70,23 @@ class Shop:
     opened: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the gate has been built from the ledger."""
 
-    def lock(self, name: str) -> Lock:
-        """The lock of stage v1 on a name."""
+    def lock(self, *names: str) -> Lock:
+        """The lock of stages v1 and v2: on one node."""
+        locks = [self._single_lock(name) for name in names]
+        return locks[0] if len(locks) == 1 else MultiLock(locks)
+
+    def quorum_lock(self, *names: str) -> Lock:
+        """The lock of stage v3: on a majority of nodes.
+
+        Raises:
+            Unavailable: this shop has no lock nodes.
+        """
+        if not self.lock_nodes:
+            raise Unavailable("lock nodes", "this shop has none; LABSHOP_LOCK_URLS names them")
+        locks = [self._redlock(name) for name in names]
+        return locks[0] if len(locks) == 1 else MultiLock(locks)
+
+    def _single_lock(self, name: str) -> SingleLock:
         return SingleLock(
             self.node,
             name,
@@ -79,10 +95,21 @@ class Shop:
             on_event=self._lock_event,
         )
 
+    def _redlock(self, name: str) -> Redlock:
+        return Redlock(
+            self.lock_nodes,
+            name,
+            ttl_ms=self.settings.lock_ttl_ms,
+            next_fence=self.ledger.next_fence,
+            clock=self.clock,
+            on_event=self._lock_event,
+        )
+
     def toolbox(self) -> Toolbox:
         """What a stage is given."""
         return Toolbox(
             lock=self.lock,
+            quorum_lock=self.quorum_lock,
             inventory=self.inventory,
             ledger=self.ledger,
             clock=self.clock,
@@ -149,6 +176,12 @@ def build_shop(settings: Settings, *, gate_url: str, clock: Clock | None = None)
         node = Node(gate_url, timeout_ms=settings.node_timeout_ms)
     except ValueError as error:
         raise SetupError(f"LABSHOP_GATE_URL is not usable: {error}.") from None
+    try:
+        lock_nodes = tuple(
+            Node(url, timeout_ms=settings.lock_node_timeout_ms) for url in settings.lock_node_urls()
+        )
+    except ValueError as error:
+        raise SetupError(f"LABSHOP_LOCK_URLS is not usable: {error}.") from None
     inventory = RedisInventory(node, ledger.snapshot, clock=clock)
     secret = _secret(settings.home / "jwt-secret", settings.jwt_secret)
     stages = dict(STAGES)
@@ -158,6 +191,7 @@ def build_shop(settings: Settings, *, gate_url: str, clock: Clock | None = None)
         settings=settings,
         clock=clock,
         node=node,
+        lock_nodes=lock_nodes,
         database=database,
         writer=writer,
         ledger=ledger,
@@ -189,7 +223,8 @@ async def running(shop: Shop) -> AsyncIterator[Shop]:
         finally:
             for worker in workers:
                 worker.cancel()
-            await shop.node.close()
+            for node in (shop.node, *shop.lock_nodes):
+                await node.close()
     shop.database.close()
 
 

@@ -34,10 +34,11 @@ from labshop.locks import Node
 from labshop.settings import Settings, read_settings
 from labshop.shop.domain import Line
 from labshop.shop.errors import Unavailable
+from labshop.stack.faults.network import Network
 from labshop.stack.leash import Leash
 from labshop.stack.ports import LOOPBACK, free_port
 from labshop.stack.shop_api import ApiProcess
-from labshop.stack.topology import Topology
+from labshop.stack.topology import Topology, specs_of
 
 READY_S = 20.0
 CROWD_S = 60.0
@@ -47,16 +48,19 @@ POLL_S = 0.005
 class Lab:
     """What a lesson works with. Make one by `open_lab`."""
 
-    def __init__(self, home: Path, settings: Settings) -> None:
+    def __init__(self, home: Path, settings: Settings, profile: str = "01_setnx") -> None:
         self.home = home
+        self._profile = profile
         self._settings = settings
         self._undo = ExitStack()
         self._end = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
         self._users = 0
+        self._clients: list[Node] = []
         self._arena: Arena | None = None
         self._sold_before: dict[int, int] = {}
         self.topology: Topology | None = None
+        self.network: Network
         self.shop: Shop
 
     @property
@@ -71,14 +75,20 @@ class Lab:
 
     async def start(self) -> None:
         """Start servers and shop; returns when the shop can sell."""
-        gate_url = self._settings.gate_url
+        settings, gate_url = self._settings, self._settings.gate_url
         if gate_url is None:
             self.topology = self._undo.enter_context(
-                Topology(self.home, self._settings.redis_server)
+                Topology(self.home, settings.redis_server, specs_of(self._profile))
             )
+            nodes = self.topology.nodes
+            ports = {name: node.port for name, node in nodes.items()}
+            self.network = self._undo.enter_context(Network(ports))
             gate_url = self.topology["primary"].url
-        self._gate_url = gate_url
-        self.shop = build_shop(self._settings, gate_url=gate_url)
+            locks = [name for name, node in nodes.items() if node.spec.role == "lock"]
+            urls = ",".join(self._url(name, "shop") for name in locks)
+            settings = settings.model_copy(update={"lock_urls": urls})
+        self._gate_url, self._lock_urls = gate_url, settings.lock_node_urls()
+        self.shop = build_shop(settings, gate_url=gate_url)
         await self.node.command("FLUSHDB")
         # Each cell is a task of its own, and a task group ends in the task that began it:
         # so the shop lives in one task, from here to `close`.
@@ -86,9 +96,27 @@ class Lab:
         async with asyncio.timeout(READY_S):
             await self.shop.opened.wait()
 
+    def lock_nodes(self, client: str, *, timeout_ms: int = 250) -> tuple[Node, ...]:
+        """The five masters as one client sees them, each through a proxy of its own.
+
+        Args:
+            client: its name in `network`, where its ways can be broken.
+            timeout_ms: how long one command may take.
+        """
+        assert self.topology is not None
+        names = [it.spec.name for it in self.topology.nodes.values() if it.spec.role == "lock"]
+        nodes = tuple(Node(self._url(name, client), timeout_ms=timeout_ms) for name in names)
+        self._clients += nodes
+        return nodes
+
+    def _url(self, server: str, client: str) -> str:
+        return f"redis://{LOOPBACK}:{self.network.port(server, client)}"
+
     async def close(self) -> None:
         """End the shop and its servers; without it they end with the kernel."""
         self._end.set()
+        for node in self._clients:
+            await node.close()
         try:
             if self._life is not None:
                 await self._life
@@ -147,7 +175,12 @@ class Lab:
         """The API as a process of its own on this lab's stores, to be called and killed."""
         with Leash() as leash:
             api = ApiProcess(
-                leash, self.home, gate_url=self._gate_url, host=LOOPBACK, port=free_port()
+                leash,
+                self.home,
+                gate_url=self._gate_url,
+                host=LOOPBACK,
+                port=free_port(),
+                lock_urls=self._lock_urls,
             )
             api.start()
             yield api
@@ -228,11 +261,12 @@ class Lab:
             await self._end.wait()
 
 
-async def open_lab(*, name: str, **overrides: Any) -> Lab:
+async def open_lab(*, name: str, profile: str = "01_setnx", **overrides: Any) -> Lab:
     """Start a lesson's own servers and shop.
 
     Args:
         name: begins the name of the lab's folder.
+        profile: which servers; see `labshop.stack.topology`.
         overrides: settings for this lab, by their names, such as ``lock_ttl_ms=500``.
 
     Raises:
@@ -242,7 +276,7 @@ async def open_lab(*, name: str, **overrides: Any) -> Lab:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     folder = tempfile.TemporaryDirectory(prefix=f"labshop-{name}-", ignore_cleanup_errors=True)
     home = Path(folder.name)
-    lab = Lab(home, read_settings(**{"home": home, **overrides}))
+    lab = Lab(home, read_settings(**{"home": home, **overrides}), profile)
     lab.at_end(folder.cleanup)
     try:
         await lab.start()

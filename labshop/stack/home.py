@@ -45,6 +45,10 @@ class State:
     nodes: tuple[NodeState, ...] = ()
     api_url: str | None = None
 
+    def lock_urls(self) -> tuple[str, ...]:
+        """The addresses of the independent masters of a quorum."""
+        return tuple(node.url for node in self.nodes if node.role == "lock")
+
     def url_of(self, name: str) -> str | None:
         """Return a node's address; None while it has not started."""
         return next((node.url for node in self.nodes if node.name == name), None)

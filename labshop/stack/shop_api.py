@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 
@@ -33,6 +33,7 @@ class ApiProcess:
         leash: ends the process when the supervisor dies.
         home: the shop's folder; its output goes to ``api.log`` there.
         gate_url: the Redis primary.
+        lock_urls: the independent masters of a quorum.
         env: added to its environment, such as what the fault of a disk needs.
     """
 
@@ -44,6 +45,7 @@ class ApiProcess:
         gate_url: str,
         host: str,
         port: int,
+        lock_urls: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.environment = env or {}
@@ -55,6 +57,7 @@ class ApiProcess:
             **self.environment,
             "LABSHOP_HOME": str(home),
             "LABSHOP_GATE_URL": gate_url,
+            "LABSHOP_LOCK_URLS": ",".join(lock_urls),
             "LABSHOP_API_HOST": host,
             "LABSHOP_API_PORT": str(port),
         }

@@ -56,6 +56,7 @@ class Supervisor:
                 self.topology.leash,
                 self.topology.home,
                 gate_url=self.topology["primary"].url,
+                lock_urls=self.topology.lock_urls(),
                 host=self._settings.api_host,
                 port=port,
             )

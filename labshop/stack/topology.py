@@ -42,10 +42,12 @@ TOPOLOGY = (
 )
 """Every node there is, each after the one that it follows."""
 
-DEFAULT_PROFILE = "01_setnx"
+DEFAULT_PROFILE = "04_production"
 _ROLES_OF_PROFILE = {
     "01_setnx": {"primary", "replica"},
+    "02_multilock": {"primary", "replica"},
     "03_redlock": {"primary", "replica", "lock"},
+    "04_production": {"primary", "replica", "lock"},
 }
 
 
@@ -75,7 +77,7 @@ class Topology:
         self,
         home: Path,
         server: Path | None = None,
-        specs: tuple[NodeSpec, ...] = specs_of(DEFAULT_PROFILE),
+        specs: tuple[NodeSpec, ...] = specs_of("01_setnx"),
     ) -> None:
         self.home = home.absolute()
         self.nodes: dict[str, ServerNode] = {}
@@ -117,6 +119,10 @@ class Topology:
             for name, node in self.nodes.items()
         )
         self._lock.write_state(State(os.getpid(), self._started_at, nodes, api_url))
+
+    def lock_urls(self) -> tuple[str, ...]:
+        """The addresses of the independent masters of a quorum; none where none were started."""
+        return tuple(node.url for node in self.nodes.values() if node.spec.role == "lock")
 
     def __getitem__(self, name: str) -> ServerNode:
         return self.nodes[name]

@@ -13,8 +13,7 @@ from uuid import UUID
 
 from labshop.clock import Clock
 from labshop.errors import SetupError
-from labshop.locks.base import Lock
-from labshop.locks.connection import Node
+from labshop.locks import Lock, Node
 from labshop.shop.domain import Order, Receipt
 from labshop.shop.events import Event
 
@@ -53,15 +52,23 @@ class Ledger(Protocol):
         """
 
 
+class MakeLock(Protocol):
+    """Makes a lock on a name; of several names, one that holds all of them or none."""
+
+    def __call__(self, *names: str) -> Lock:
+        """The lock; it is not acquired yet."""
+
+
 @dataclass(frozen=True)
 class Toolbox:
     """What a stage may use.
 
-    `lock` makes a lock on a name; `lock_wait_ms` is how long a buyer may wait for it. `node` is
-    Redis itself, for a strategy that goes its own way.
+    `lock` makes locks on one node, `quorum_lock` on a majority of five; `lock_wait_ms` is how long
+    a buyer may wait for one. `node` is Redis itself, for a strategy that goes its own way.
     """
 
-    lock: Callable[[str], Lock]
+    lock: MakeLock
+    quorum_lock: MakeLock
     inventory: Inventory
     ledger: Ledger
     clock: Clock

@@ -23,7 +23,7 @@ from labshop.shop.errors import (
 )
 from labshop.storage.catalog import read_sale
 from labshop.storage.records import as_receipt, find, find_by_key, read_bought
-from labshop.storage.tables import Product, Purchase, PurchaseLine, StockEvent
+from labshop.storage.tables import FenceCounter, Product, Purchase, PurchaseLine, StockEvent
 
 
 def book(session: Session, order: Order, fence: int) -> Receipt:
@@ -143,6 +143,19 @@ def adjust(session: Session, product_id: int, units: int, actor: str) -> int:
     delta = units - product.stock_left
     product.stock_left = units
     return append_event(session, product_id, delta, "adjusted", actor, None)
+
+
+def next_fence(session: Session) -> int:
+    """Count the fencing token up; at least to the wall clock's microseconds.
+
+    So it stands above the tokens of locks on one node, which count the microseconds of Redis.
+    """
+    counter = session.get(FenceCounter, 1, with_for_update=True) or FenceCounter(id=1, newest=0)
+    now_us = int(datetime.now(UTC).timestamp() * 1_000_000)
+    counter.newest = max(counter.newest + 1, now_us)
+    session.add(counter)
+    session.flush()
+    return counter.newest
 
 
 def append_event(

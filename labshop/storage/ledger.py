@@ -57,6 +57,17 @@ class SqlLedger:
         except OutcomeUnknown as doubt:
             raise Unknown(order.id, str(doubt)) from doubt
 
+    async def next_fence(self, key: str) -> int:
+        """A fencing token for a lock on a key: greater than all that were given out before.
+
+        Raises:
+            Unavailable: none was given out that anybody knows of.
+        """
+        try:
+            return await self._writer.submit(booking.next_fence)
+        except OutcomeUnknown as doubt:
+            raise Unavailable("ledger", str(doubt)) from doubt
+
     async def cancel(self, order_id: UUID, *, user_id: int, actor: str) -> tuple[Receipt, int]:
         """Cancel a user's order, and give its units back to the stock, once.
 

@@ -95,6 +95,15 @@ class PurchaseLine(SQLModel, table=True):
     unit_price_minor: int
 
 
+class FenceCounter(SQLModel, table=True):
+    """One row: the newest fencing token that the ledger gave out."""
+
+    __tablename__ = "fence_counter"
+
+    id: int | None = Field(default=None, primary_key=True)
+    newest: int = Field(sa_column=Column(BigInteger, nullable=False))
+
+
 class StockEvent(SQLModel, table=True):
     __tablename__ = "stock_event"
 

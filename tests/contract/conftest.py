@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from labshop.api.shop import STAGES
 from labshop.lab.trial import Arena
 from labshop.lab.trial.run import MakeStrategy
+from labshop.stages import STAGES
 from labshop.stages.base import load_strategy
 
 

@@ -28,9 +28,10 @@ with Topology(Path(sys.argv[1])):
 def test_a_profile_is_a_part_of_the_one_description() -> None:
     """The first lesson needs a primary and its replica, the third all seven nodes."""
     assert [spec.name for spec in specs_of("01_setnx")] == ["primary", "replica"]
-    assert specs_of("03_redlock") == TOPOLOGY
+    assert specs_of("02_multilock") == specs_of("01_setnx")
+    assert specs_of("03_redlock") == specs_of("04_production") == TOPOLOGY
     assert len(TOPOLOGY) == 7
-    with pytest.raises(SetupError, match="no profile 'nine'; the profiles are: 01_setnx, 03_redl"):
+    with pytest.raises(SetupError, match="no profile 'nine'; the profiles are: 01_setnx, 02_multi"):
         specs_of("nine")
 
 

@@ -77,8 +77,7 @@ async def new_users(shop: Shop, seed: int) -> list[int]:
 async def difference(shop: Shop) -> dict[int, int]:
     """What the gate has left more than the ledger, per product; held units are counted as left."""
     await shop.inventory.heat()
-    gate = await shop.node.command("HGETALL", "{sale:1}:gate")
-    fields = dict(zip(gate[::2], gate[1::2], strict=True))
+    fields = await shop.node.command("HGETALL", "{sale:1}:gate")
     ledger = (await shop.ledger.snapshot()).left
     gaps = {
         product: int(fields[f"left:{product}"]) + int(fields.get(f"held:{product}", 0)) - units

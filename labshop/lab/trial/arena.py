@@ -23,7 +23,7 @@ from labshop.api.shop import Shop, build_shop, running
 from labshop.clock import SystemClock
 from labshop.lab.trial.scene import Branch, Scene
 from labshop.lab.trial.unguarded import UnguardedLedger
-from labshop.locks import Lock, Node, SingleLock
+from labshop.locks import Lock, MultiLock, Node, Redlock, SingleLock
 from labshop.locks.base import LockEventHook
 from labshop.settings import read_settings
 from labshop.shop.events import EventBus
@@ -63,7 +63,7 @@ class Arena:
         self._server = server
         self._undo = ExitStack()
         self._numbers = count(1)
-        self._lock_names: tuple[str, ...] = ()
+        self._used: set[str] = set()
         self.nodes: dict[str, ServerNode] = {}
 
     def __enter__(self) -> Self:
@@ -73,7 +73,8 @@ class Arena:
             self._leash = undo.enter_context(Leash())
             self.network = undo.enter_context(Network({}))
             self._undo_nodes = undo.enter_context(ExitStack())
-            self._start(PRIMARY)
+            for name in (PRIMARY, *LOCK_NODES):
+                self._start(name)
             self._template = self._make_template()
             self._undo = undo.pop_all()
         return self
@@ -94,7 +95,6 @@ class Arena:
         limit_per_user: int,
         guarded: bool,
         on_lock: LockEventHook,
-        lock_nodes: bool = False,
     ) -> AsyncIterator[Scene]:
         """Set everything up for one trial, for the length of a body.
 
@@ -103,16 +103,12 @@ class Arena:
             limit_per_user: units that one user may buy.
             guarded: by the shop's own ledger, or by the one that books whatever it is told.
             on_lock: told of what happens to the locks of the shop's own stages.
-            lock_nodes: whether the branches have the five masters of a quorum, too.
         """
-        self._lock_names = LOCK_NODES if lock_nodes else ()
-        for name in self._lock_names:
-            if name not in self.nodes:
-                self._start(name)
         folder = self.home / f"trial-{next(self._numbers)}"
         folder.mkdir()
-        for node in self.nodes.values():
-            await asyncio.to_thread(_renew, node)
+        for name in (PRIMARY, *sorted(self._used)):
+            await asyncio.to_thread(_renew, self.nodes[name])
+        self._used.clear()
         try:
             if guarded:
                 async with self._guarded(folder, stock, limit_per_user, on_lock) as branches:
@@ -147,15 +143,17 @@ class Arena:
             lock_wait_ms=LOCK_WAIT_MS,
             reservation_ttl_ms=RESERVATION_TTL_MS,
         )
-        branches = []
+        branches: list[Branch] = []
         async with asyncio.TaskGroup() as lives:
             closing = asyncio.Event()
             for name in BRANCHES:
-                shop = build_shop(settings, gate_url=_url(self.port(name)))
+                urls = ",".join(_url(self.port(name, server)) for server in LOCK_NODES)
+                own = settings.model_copy(update={"lock_urls": urls})
+                shop = build_shop(own, gate_url=_url(self.port(name)))
                 shop.stocked = True  # the template was seeded
                 shop.watch_locks = on_lock
                 lives.create_task(_live(shop, closing))
-                branches.append(Branch(name, shop.toolbox(), self._lock_nodes(name), shop))
+                branches.append(Branch(name, shop.toolbox(), shop.lock_nodes, shop))
             try:
                 async with asyncio.timeout(OPEN_S):
                     for branch in branches:
@@ -163,8 +161,8 @@ class Arena:
                         await branch.shop.opened.wait()
                 yield branches
             finally:
+                self._note_used(branches)
                 closing.set()
-                await _close([node for branch in branches for node in branch.lock_nodes])
 
     @asynccontextmanager
     async def _unguarded(
@@ -173,16 +171,24 @@ class Arena:
         branches = []
         for name in BRANCHES:
             node = Node(_url(self.port(name)), timeout_ms=NODE_TIMEOUT_MS)
-            branches.append(Branch(name, _tools(node, ledger, on_lock), self._lock_nodes(name)))
+            lock_nodes = self._lock_nodes(name)
+            branches.append(Branch(name, _tools(node, lock_nodes, ledger, on_lock), lock_nodes))
         try:
             yield branches
         finally:
+            self._note_used(branches)
             await _close([node for it in branches for node in (it.node, *it.lock_nodes)])
             ledger.close()
 
     def _lock_nodes(self, branch: str) -> tuple[Node, ...]:
-        urls = [_url(self.port(branch, name)) for name in self._lock_names]
+        urls = [_url(self.port(branch, name)) for name in LOCK_NODES]
         return tuple(Node(url, timeout_ms=NODE_TIMEOUT_MS) for url in urls)
+
+    def _note_used(self, branches: Iterable[Branch]) -> None:
+        """The servers of a quorum are renewed only when a trial has used them."""
+        for branch in branches:
+            if any(node.connections for node in branch.lock_nodes):
+                self._used.update(LOCK_NODES)
 
     def _start(self, name: str) -> None:
         folder = self.home / "nodes" / name
@@ -213,14 +219,33 @@ def _put_on_sale(path: Path, stock: dict[int, int], limit_per_user: int) -> None
     database.close()
 
 
-def _tools(node: Node, ledger: UnguardedLedger, on_lock: LockEventHook) -> Toolbox:
+def _tools(
+    node: Node, lock_nodes: tuple[Node, ...], ledger: UnguardedLedger, on_lock: LockEventHook
+) -> Toolbox:
     clock = SystemClock()
 
-    def lock(name: str) -> Lock:
-        return SingleLock(node, name, ttl_ms=LOCK_TTL_MS, clock=clock, on_event=on_lock)
+    def lock(*names: str) -> Lock:
+        return MultiLock(
+            SingleLock(node, name, ttl_ms=LOCK_TTL_MS, clock=clock, on_event=on_lock)
+            for name in names
+        )
+
+    def quorum_lock(*names: str) -> Lock:
+        return MultiLock(
+            Redlock(
+                lock_nodes,
+                name,
+                ttl_ms=LOCK_TTL_MS,
+                next_fence=ledger.next_fence,
+                clock=clock,
+                on_event=on_lock,
+            )
+            for name in names
+        )
 
     return Toolbox(
         lock=lock,
+        quorum_lock=quorum_lock,
         inventory=RedisInventory(node, ledger.snapshot, clock=clock),
         ledger=ledger,
         clock=clock,

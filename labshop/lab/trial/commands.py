@@ -17,9 +17,8 @@ from labshop.lab.trial.scenario import Scenario
 from labshop.lab.trial.scenarios import FIRST_LOOK, SCENARIOS, SHOP
 from labshop.lab.trial.specimens import Specimen, specimens
 from labshop.settings import read_settings
+from labshop.stages import STAGES
 from labshop.stages.base import load_strategy
-
-STAGES = {"v1": "labshop.stages.v1_setnx:Purchase"}
 
 Say = Callable[[str], object]
 

@@ -1,7 +1,7 @@
 """Everything that a trial can break, by name and target."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from labshop.lab.trial.arena import BRANCHES, PRIMARY, Arena
 from labshop.lab.trial.scene import Scene
@@ -12,6 +12,7 @@ from labshop.stack.faults.nemesis import Fault
 from labshop.stack.faults.network import Network
 from labshop.stack.faults.processes import emptied, frozen, killed, power_lost
 from labshop.stack.faults.sql import sql_away, sql_slow
+from labshop.stack.nodes import ServerNode
 from labshop.stack.probe import ask_redis
 
 CLOCK_MS = 30_000
@@ -72,6 +73,28 @@ def clock_menu(arena: Arena) -> Menu:
         ("clock ahead", PRIMARY): lambda: clock_offset(primary, CLOCK_MS),
         ("clock behind", PRIMARY): lambda: clock_offset(primary, -CLOCK_MS),
     }
+
+
+def lock_menu(arena: Arena, servers: Sequence[str]) -> Menu:
+    """The faults of some of the five masters of a quorum, all of them at once."""
+    nodes, target = [arena.nodes[name] for name in servers], ", ".join(servers)
+    return {
+        ("killed", target): lambda: _each(nodes, killed),
+        ("frozen", target): lambda: _each(nodes, frozen),
+        ("forgetful", target): lambda: _each(nodes, emptied),
+        ("cut off", target): lambda: arena.network.refused(server=servers),
+        ("far away", target): lambda: arena.network.delayed(DELAY_MS, server=servers),
+    }
+
+
+@contextmanager
+def _each(
+    nodes: Sequence[ServerNode], fault: Callable[[ServerNode], AbstractContextManager[object]]
+) -> Iterator[None]:
+    with ExitStack() as faults:
+        for node in nodes:
+            faults.enter_context(fault(node))
+        yield
 
 
 @contextmanager

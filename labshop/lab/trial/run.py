@@ -83,7 +83,6 @@ async def try_out(
         limit_per_user=scenario.ledger_limit or scenario.limit_per_user,
         guarded=scenario.guarded,
         on_lock=recorder.lock_event,
-        lock_nodes=scenario.needs_lock_nodes,
     ) as scene:
         run = _Run(scene, scenario, recorder, strategy, lock)
         skipped = await run.play(arena, seed, progress)
@@ -118,6 +117,10 @@ class _Run:
         node = scene.branches[0].node
         for product, key in self._counters.items():
             await node.command("SET", key, scenario.stock[product])
+        if scenario.needs_lock_nodes:
+            # A service that has run for a while has its connections already.
+            for lock_node in (it for branch in scene.branches for it in branch.lock_nodes):
+                await lock_node.ready()
         door = StrategyDoor([self._make(branch) for branch in scene.branches])
 
         def answered(count: int, of: int) -> None:
@@ -148,9 +151,10 @@ class _Run:
             tools = replace(tools, clock=SkewedClock(tools.clock, self._scenario.skew_s))
         tools = replace(tools, ledger=watch.ledger(tools.ledger), publish=watch.publish)
         if self._lock is not None:
-            make, nodes, clock = self._lock, branch.lock_nodes or (branch.node,), tools.clock
+            nodes = branch.lock_nodes if self._scenario.needs_lock_nodes else (branch.node,)
+            make, clock = self._lock, tools.clock
             hook = self._recorder.lock_event
-            tools = replace(tools, lock=lambda name: make(nodes, name, clock, hook))
+            tools = replace(tools, lock=lambda *names: make(nodes, names[0], clock, hook))
         strategy = self._strategy(tools)
         if hasattr(strategy, "aclose"):
             self._closing.push_async_callback(strategy.aclose)

@@ -51,6 +51,8 @@ class Scenario:
     `guarded` sells on the shop's own ledger, which alone bars overselling; otherwise on one that
     books whatever it is told, so that the strategy is judged by itself.
 
+    With `needs_lock_nodes`, a lock under test is on five masters instead of one.
+
     `hold_ms` stops whoever comes to the ledger for that long, just before it; the first `held` who
     come, and then nobody. `skew_s` sets the wall clock of the second branch ahead. `ledger_limit`
     is the limit per user that the ledger enforces, where it is not the sale's.

@@ -1,8 +1,9 @@
 """The scenarios that the lab knows.
 
 `SHOP` are for a whole shop, guarded by its ledger: every stage of the course must survive them
-all. `ALONE` try a strategy by itself, on a ledger that books whatever it is told; each forces one
-interleaving, or breaks one thing, that a certain mistake cannot survive.
+all. `QUORUM` are for a stage that locks on five masters. `ALONE` try a strategy by itself, on a
+ledger that books whatever it is told; each forces one interleaving, or breaks one thing, that a
+certain mistake cannot survive.
 """
 
 import random
@@ -12,7 +13,7 @@ from dataclasses import replace
 
 from labshop.lab.crowd import Buyer, make_crowd, poisson
 from labshop.lab.trial.arena import BRANCHES, LOCK_NODES, LOCK_TTL_MS, PRIMARY, Arena
-from labshop.lab.trial.menu import Menu, clock_menu, link_menu, menu
+from labshop.lab.trial.menu import Menu, clock_menu, link_menu, lock_menu, menu
 from labshop.lab.trial.scenario import Plan, Scenario, crowd_of, one_unit
 from labshop.lab.trial.scene import Scene
 from labshop.shop.domain import Line
@@ -57,6 +58,17 @@ def _everything(arena: Arena, scene: Scene) -> Menu:
     return {**menu(arena, scene), **clock_menu(arena)}
 
 
+def _of_locks(name: str, *servers: str) -> Plan:
+    """One fault of some masters of a quorum, in the middle of the sale."""
+
+    def plan(arena: Arena, _scene: Scene, _seed: int) -> Sequence[Strike]:
+        target = ", ".join(servers)
+        fault = lock_menu(arena, servers)[name, target]
+        return [Strike(name, target, FAULT_AT_S, FAULT_FOR_S, fault)]
+
+    return plan
+
+
 def _far_away(delay_ms: float, *servers: str) -> Plan:
     """The first branch is far away from some servers all the time; the second is not."""
 
@@ -80,6 +92,11 @@ def _two_lines(_chance: random.Random) -> tuple[Line, ...]:
 
 def _several(chance: random.Random) -> tuple[Line, ...]:
     return (Line(chance.randint(1, 3), chance.randint(1, 2)),)
+
+
+def _two_or_three(chance: random.Random) -> tuple[Line, ...]:
+    """Two or three of ten products, named in any order."""
+    return tuple(Line(product, 1) for product in chance.sample(range(1, 11), chance.randint(2, 3)))
 
 
 def _twice_each(user_ids: Sequence[int], seed: int) -> list[Buyer]:
@@ -177,6 +194,10 @@ _shop = [
     Scenario(
         "several products", "Three products, one or two units each.",
         stock={1: 8, 2: 8, 3: 8}, crowd=crowd_of(_several),
+    ),
+    Scenario(
+        "ten products", "A hundred buy two or three of ten products, of which there are a hundred.",
+        stock=dict.fromkeys(range(1, 11), 100), users=100, crowd=crowd_of(_two_or_three),
     ),
     Scenario("changed minds", "A third of those who bought cancel at once.", change_mind=0.34),
     Scenario("service restarted", "The service starts anew in mid-sale.", restart_after=8),
@@ -282,9 +303,29 @@ _alone = [
     ),
 ]  # fmt: skip
 
+_quorum_faults: dict[str, tuple[str, tuple[str, ...]]] = {
+    "one lock node killed": ("killed", LOCK_NODES[:1]),
+    "two lock nodes killed": ("killed", LOCK_NODES[:2]),
+    "three lock nodes killed": ("killed", LOCK_NODES[:3]),
+    "two lock nodes frozen": ("frozen", LOCK_NODES[:2]),
+    "three lock nodes frozen": ("frozen", LOCK_NODES[:3]),
+    "two lock nodes forgetful": ("forgetful", LOCK_NODES[:2]),
+    "lock nodes cut off": ("cut off", LOCK_NODES[:3]),
+    "lock nodes far away": ("far away", LOCK_NODES),
+}
+
+_quorum = [
+    Scenario(
+        name, f"{fault.capitalize()}: {', '.join(servers)}, in mid-sale.", stock={1: 20}, users=40,
+        crowd=_people, plan=_of_locks(fault, *servers),
+    )
+    for name, (fault, servers) in _quorum_faults.items()
+]  # fmt: skip
+
 SHOP: Mapping[str, Scenario] = {scenario.name: scenario for scenario in _shop}
 ALONE: Mapping[str, Scenario] = {scenario.name: scenario for scenario in _alone}
-SCENARIOS: Mapping[str, Scenario] = {**SHOP, **ALONE}
+QUORUM: Mapping[str, Scenario] = {scenario.name: scenario for scenario in _quorum}
+SCENARIOS: Mapping[str, Scenario] = {**SHOP, **QUORUM, **ALONE}
 
 FIRST_LOOK = (
     "alone",

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
@@ -49,6 +50,7 @@ class UnguardedLedger:
         self._path = path
         self._stock = dict(stock)
         self._limit = limit_per_user
+        self._fences = count(1)
         self._timeout_s = timeout_ms / 1_000
         # One thread, so that the commits have an order of their own.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="unguarded-ledger")
@@ -64,6 +66,10 @@ class UnguardedLedger:
             Unknown: the commit was sent, and its end was not seen.
         """
         return await self._run(lambda database: self._record(database, order, fence))
+
+    async def next_fence(self, key: str) -> int:
+        """A number greater than all before."""
+        return next(self._fences)
 
     async def audit(self) -> Audit:
         """All orders; what is left is the stock without them, be it negative."""
