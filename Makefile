@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := build/peers
 RUNS ?= 1
 
 .DEFAULT_GOAL := help
@@ -66,12 +67,27 @@ zoo: setup ## Let every bug of the zoo sell, and see the judge catch it
 soak: setup ## Let the stages sell under faults, 200 seeded runs each
 	@$(BIN)/labshop soak v1
 
-bench: setup ## Measure a v1 purchase and its lock against their yardsticks
-	@$(BIN)/labshop bench
+bench: setup $(PEERS)/.installed ## Measure locks, ours and others', and a v1 purchase
+	@PYTHONPATH="$(CURDIR)/$(PEERS)$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/labshop bench
+
+# Each on its own, so that one that cannot be installed here is only missing from the table.
+$(PEERS)/.installed: requirements-bench.lock $(STAMP)
+	@echo "Installing the peers of the benchmark into $(PEERS) (once) ..."
+	@rm -rf $(PEERS) && mkdir -p $(PEERS)
+	@awk '/^ *#/ { next } { if (sub(/\\$$/, "")) printf "%s", $$0; else print }' $< | \
+	while read -r peer; do \
+	    printf '%s\n' "$$peer" >$(PEERS)/.peer; \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	        --target $(PEERS) -r $(PEERS)/.peer </dev/null \
+	    || { touch $(PEERS)/.missing; echo "$${peer%% *} cannot be installed here (tried again next time)."; }; \
+	done
+	@test -e $(PEERS)/.missing || touch $@
 
 lock: setup ## Resolve the dependencies anew into requirements.lock (needs uv)
 	@uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -q -o requirements.lock
+	@uv pip compile --group bench --no-deps --universal --python-version 3.11 \
+	    --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -q -o requirements-bench.lock
 
 clean: ## Remove everything that was built, and the lab's data
 	@rm -rf $(VENV) .labshop build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
