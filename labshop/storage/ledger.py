@@ -12,7 +12,8 @@ from uuid import UUID
 
 from labshop.shop.domain import Order, Receipt
 from labshop.shop.errors import LimitReached, SoldOut, Unavailable, Unknown
-from labshop.storage import booking
+from labshop.storage import changes
+from labshop.storage.booking import Booking
 from labshop.storage.database import Database
 from labshop.storage.records import (
     Audit,
@@ -50,12 +51,13 @@ class SqlLedger:
             Unknown: nobody knows; ask `find`.
         """
         try:
-            return await self._writer.submit(lambda session: booking.book(session, order, fence))
+            receipt: Receipt = await self._writer.submit(Booking(order, fence))
         except (SoldOut, LimitReached):
             self.contradicted = True
             raise
         except OutcomeUnknown as doubt:
             raise Unknown(order.id, str(doubt)) from doubt
+        return receipt
 
     async def next_fence(self, key: str) -> int:
         """A fencing token for a lock on a key: greater than all that were given out before.
@@ -64,7 +66,7 @@ class SqlLedger:
             Unavailable: none was given out that anybody knows of.
         """
         try:
-            return await self._writer.submit(booking.next_fence)
+            return await self._writer.submit(changes.next_fence)
         except OutcomeUnknown as doubt:
             raise Unavailable("ledger", str(doubt)) from doubt
 
@@ -80,7 +82,7 @@ class SqlLedger:
         """
         try:
             return await self._writer.submit(
-                lambda session: booking.cancel(session, order_id, user_id, actor)
+                lambda session: changes.cancel(session, order_id, user_id, actor)
             )
         except OutcomeUnknown as doubt:
             raise Unknown(order_id, str(doubt)) from doubt
@@ -92,7 +94,7 @@ class SqlLedger:
             NoSuchProduct: there is none by that id.
             Unavailable: nothing was changed.
         """
-        await self._writer.submit(lambda session: booking.adjust(session, product_id, units, actor))
+        await self._writer.submit(lambda session: changes.adjust(session, product_id, units, actor))
 
     async def catch_up(self) -> None:
         """Wait until what this process had begun to write has come to its end.

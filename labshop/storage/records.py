@@ -1,5 +1,7 @@
 """What the ledger holds, read within one transaction."""
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from uuid import UUID
@@ -40,11 +42,23 @@ class Audit:
 def read_audit(session: Session) -> Audit:
     products = session.exec(select(Product.id, Product.stock_left)).all()
     left = {product_id: units for product_id, units in products if product_id is not None}
-    lines: dict[UUID, list[Line]] = {}
-    for line in session.exec(select(PurchaseLine).order_by(col(PurchaseLine.product_id))):
-        lines.setdefault(line.purchase_id, []).append(Line(line.product_id, line.quantity))
+    lines = lines_of(session, None)
     purchases = session.exec(select(Purchase).order_by(col(Purchase.sequence))).all()
-    return Audit(left, tuple(as_receipt(it, tuple(lines.get(it.id, ()))) for it in purchases))
+    return Audit(left, tuple(as_receipt(it, lines[it.id]) for it in purchases))
+
+
+def lines_of(session: Session, order_ids: Sequence[UUID] | None) -> Mapping[UUID, tuple[Line, ...]]:
+    """The lines of some orders, or of all, sorted by product."""
+    columns = (PurchaseLine.purchase_id, PurchaseLine.product_id, PurchaseLine.quantity)
+    rows = select(*columns).order_by(col(PurchaseLine.product_id))
+    if order_ids is not None:
+        if not order_ids:
+            return {}
+        rows = rows.where(col(PurchaseLine.purchase_id).in_(order_ids))
+    lines: dict[UUID, tuple[Line, ...]] = defaultdict(tuple)
+    for order_id, product_id, quantity in session.exec(rows):
+        lines[order_id] += (Line(product_id, quantity),)
+    return lines
 
 
 def read_snapshot(session: Session) -> Snapshot:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from sqlmodel import Session, col, select
 
-from labshop.storage.booking import append_event
+from labshop.storage.changes import append_event
 from labshop.storage.database import Database
 from labshop.storage.tables import Bundle, BundleItem, Product, SaleWindow, User
 

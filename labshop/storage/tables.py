@@ -43,6 +43,8 @@ class Product(SQLModel, table=True):
     price_minor: int
     stock_left: int
     newest_fence: int = Field(default=0, sa_column=Column(BigInteger, nullable=False))
+    newest_hash: str = Field(default="", max_length=64)
+    """Of its newest event: where the chain goes on."""
 
 
 class Bundle(SQLModel, table=True):

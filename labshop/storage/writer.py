@@ -11,23 +11,25 @@ before the commit is a refusal, one during the commit leaves it unknown.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from itertools import groupby
+from typing import Any, TypeVar, cast
 
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
 from labshop.shop.errors import Refused, Unavailable
+from labshop.storage.booking import Booking, book
 from labshop.storage.database import OUTAGE, Database, outage_reason
 
 GROUP_SIZE = 500
 QUEUE_LENGTH = 10_000
 
 T = TypeVar("T")
-Work = Callable[[Session], Any]
+Work = Callable[[Session], Any] | Booking
 
 
 class OutcomeUnknown(Exception):
@@ -55,8 +57,11 @@ class GroupWriter:
         self._queue: asyncio.Queue[_Job] = asyncio.Queue(QUEUE_LENGTH)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger-writer")
 
-    async def submit(self, work: Callable[[Session], T]) -> T:
+    async def submit(self, work: Callable[[Session], T] | Booking) -> T:
         """Run a piece of work in the next group, and wait until that is committed.
+
+        Args:
+            work: gets the session of the transaction; or an order, and its receipt is returned.
 
         Raises:
             Refused: as raised by the work; its own changes are rolled back.
@@ -106,7 +111,7 @@ class GroupWriter:
         committing = False
         try:
             with self._database.writing() as session:
-                results = [_attempt(session, job.work) for job in group]
+                results = list(_results(session, group))
                 committing = True
                 session.commit()
         except OUTAGE as error:
@@ -117,7 +122,17 @@ class GroupWriter:
         return results
 
 
-def _attempt(session: Session, work: Work) -> Any:
+def _results(session: Session, group: Sequence[_Job]) -> Iterator[Any]:
+    """Orders that stand next to each other are booked together."""
+    for is_booking, jobs in groupby(group, key=lambda job: isinstance(job.work, Booking)):
+        works = [job.work for job in jobs]
+        if is_booking:
+            yield from book(session, cast("list[Booking]", works))
+        else:
+            yield from (_attempt(session, cast("Callable[[Session], Any]", it)) for it in works)
+
+
+def _attempt(session: Session, work: Callable[[Session], Any]) -> Any:
     try:
         with session.begin_nested():
             return work(session)

@@ -30,8 +30,13 @@ def oversell_by_one(package: Path) -> None:
     swap(package / "storage/lua/reserve_stock.lua", "if left < wanted", "if left + 1 < wanted")
     swap(
         package / "storage/booking.py",
-        "col(Product.stock_left) >= line.quantity",
-        "col(Product.stock_left) >= line.quantity - 1",
+        "if stock.left < quantity",
+        "if stock.left + 1 < quantity",
+    )
+    swap(
+        package / "storage/booking.py",
+        'col(Product.stock_left) >= bindparam("units")',
+        'col(Product.stock_left) + 1 >= bindparam("units")',
     )
     swap(
         package / "storage/migrations/versions/r0001_shop.py", "stock_left >= 0", "stock_left >= -1"

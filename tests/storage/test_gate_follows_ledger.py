@@ -119,8 +119,16 @@ async def test_crashes_amid_wipes_never_hide_a_unit(quiet_shop: Shop) -> None:
     little; the ledger refuses the surplus, and that refusal has the gate built anew.
     """
     gaps: list[int] = []
+    [dead] = await users(quiet_shop, 1)
     for seed in range(SEEDS):
         await run_sale(quiet_shop, seed, crashes=True, wipes=True)
+        if seed == 0:
+            # Once for certain: wiped between the reservation and the sale, dead before the last step.
+            order = Order.place(dead, [Line(1, 1)])
+            await quiet_shop.inventory.reserve(order)
+            await quiet_shop.node.command("FLUSHALL")
+            await quiet_shop.inventory.heat()
+            await quiet_shop.ledger.record(order, fence=0)
         quiet_shop.ledger.contradicted = False
         await settle(quiet_shop)
         gaps += (await difference(quiet_shop)).values()

@@ -34,7 +34,7 @@ from labshop.stack.leash import Leash
 from labshop.stack.nodes import NodeSpec, ServerNode, find_server
 from labshop.stack.ports import LOOPBACK
 from labshop.stages.base import Toolbox
-from labshop.storage import booking
+from labshop.storage import changes
 from labshop.storage.database import Database
 from labshop.storage.inventory import RedisInventory
 from labshop.storage.seed import seed
@@ -213,7 +213,7 @@ def _put_on_sale(path: Path, stock: dict[int, int], limit_per_user: int) -> None
     database = Database(f"sqlite:///{path}", timeout_ms=DATABASE_TIMEOUT_MS)
     with database.writing() as session:
         for product, units in stock.items():
-            booking.adjust(session, product, units, "trial")
+            changes.adjust(session, product, units, "trial")
         session.execute(update(SaleWindow).values(limit_per_user=limit_per_user))
         session.commit()
     database.close()
