@@ -123,7 +123,7 @@ async def test_crashes_amid_wipes_never_hide_a_unit(quiet_shop: Shop) -> None:
     for seed in range(SEEDS):
         await run_sale(quiet_shop, seed, crashes=True, wipes=True)
         if seed == 0:
-            # Once for certain: wiped between the reservation and the sale, dead before the last step.
+            # Once for certain: wiped between reservation and sale, dead before the last step.
             order = Order.place(dead, [Line(1, 1)])
             await quiet_shop.inventory.reserve(order)
             await quiet_shop.node.command("FLUSHALL")
