@@ -5,9 +5,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from labshop.api import auth, catalog, errors, health, purchases
 from labshop.api.desk import Desk
+from labshop.api.edge import Edge
 from labshop.api.limits import RequestLimits
 from labshop.api.schemas import Problem
 from labshop.api.shop import build_shop, running
@@ -17,6 +19,16 @@ DESCRIPTION = """
 A Black-Friday sale: many buyers, few units. Sign up, log in, and buy by the stage of your
 choice. Every error is a problem document (RFC 9457); a 503 says when to try again.
 """
+
+
+class ShopApp(FastAPI):
+    """The application, behind its fast lane: a middleware would come too late to save anything."""
+
+    edge: Edge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        await self.edge(scope, receive, send)
 
 
 def create_app(settings: Settings, *, gate_url: str) -> FastAPI:
@@ -36,7 +48,7 @@ def create_app(settings: Settings, *, gate_url: str) -> FastAPI:
         async with running(shop):
             yield
 
-    app = FastAPI(
+    app = ShopApp(
         title="labshop",
         version="1",
         description=DESCRIPTION,
@@ -59,6 +71,14 @@ def create_app(settings: Settings, *, gate_url: str) -> FastAPI:
         request_timeout_ms=settings.request_timeout_ms,
     )
     describe_problems(app)
+    app.edge = Edge(
+        super(ShopApp, app).__call__,
+        shop=shop,
+        desk=app.state.desk,
+        body_limit_bytes=settings.body_limit_bytes,
+        receive_timeout_ms=settings.receive_timeout_ms,
+        request_timeout_ms=settings.request_timeout_ms,
+    )
     return app
 
 

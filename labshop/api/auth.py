@@ -66,4 +66,5 @@ async def log_in(body: Credentials, shop: ShopDep, request: Request) -> TokenOut
 async def log_out(claims: ClaimsDep, _buyer: BuyerDep, shop: ShopDep) -> Response:
     """Take the token back; it is refused from here on."""
     await shop.accounts.revoke(claims.token_id, claims.expires_at)
+    await shop.inventory.sign_out(claims.token_id, claims.expires_at)
     return Response(status_code=204)

@@ -71,6 +71,7 @@ TABLE: dict[type[Exception], Answer] = {
     InFlight: Answer(409, "Request in flight", retry_after_s=1),
     NameTaken: Answer(409, "Name taken"),
     NoSuchBundle: Answer(404, "No such bundle"),
+    shop.SignedOut: Answer(401, "Not signed in"),
     shop.Refused: Answer(409, "Refused"),
     shop.BadOrder: Answer(422, "Bad order"),
     shop.NoSuchProduct: Answer(404, "No such product"),
@@ -82,6 +83,7 @@ TABLE: dict[type[Exception], Answer] = {
     shop.StaleFence: Answer(503, "Overtaken", retry_after_s=1),
     shop.KeyReused: Answer(422, "Idempotency key reused"),
     shop.Unavailable: Answer(503, "Unavailable", retry_after_s=1),
+    shop.Overloaded: Answer(503, "Overloaded", retry_after_s=1),
     shop.Unknown: Answer(503, "Outcome unknown", retry_after_s=1),
     LockTimeout: Answer(503, "Contended", retry_after_s=1),
     LockError: Answer(503, "Unavailable", retry_after_s=1),
@@ -112,6 +114,11 @@ def install(app: FastAPI) -> None:
 
 
 async def _by_table(_request: Request, error: Exception) -> JSONResponse:
+    return answer_to(error)
+
+
+def answer_to(error: Exception) -> JSONResponse:
+    """The answer of the table to an error that stands in it."""
     answer = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
     retry_after_s = getattr(error, "retry_after_s", answer.retry_after_s)
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}

@@ -6,9 +6,9 @@ cut off. The stream of events is the one answer that has no end, and no deadline
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import Any
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labshop.api.errors import problem
@@ -50,16 +50,13 @@ class RequestLimits:
                 await self._app(scope, await self._whole_body(receive), answer)
         except _TooLarge:
             text = f"A request has at most {self._body_limit_bytes} bytes."
-            await answer.instead(scope, receive, 413, "Content Too Large", text)
+            await answer.instead(scope, receive, _closing(413, "Content Too Large", text))
         except _TooSlow:
-            await answer.instead(
-                scope, receive, 408, "Request Timeout", "The body came too slowly."
-            )
+            await answer.instead(scope, receive, too_slow())
         except TimeoutError:
             if not deadline.expired():
                 raise
-            text = "No answer in time; repeat the request with the same Idempotency-Key."
-            await answer.instead(scope, receive, 503, "Service Unavailable", text)
+            await answer.instead(scope, receive, too_late())
 
     async def _whole_body(self, receive: Receive) -> Receive:
         """Read the body within its limits; returns what hands it on."""
@@ -94,15 +91,28 @@ class _Answer:
         self._begun = True
         await self._send(message)
 
-    async def instead(
-        self, scope: Scope, receive: Receive, status: int, title: str, detail: str
-    ) -> None:
+    async def instead(self, scope: Scope, receive: Receive, response: Response) -> None:
         """Answer with a problem, and close the connection, unless an answer has begun."""
         if not self._begun:
-            headers = {"Connection": "close"}
-            if status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-                headers["Retry-After"] = "1"
-            await problem(status, title, detail, headers=headers)(scope, receive, self._send)
+            await response(scope, receive, self._send)
+
+
+def too_slow() -> Response:
+    """The answer to a body that did not come in time."""
+    return _closing(408, "Request Timeout", "The body came too slowly.", retry_after_s=1)
+
+
+def too_late() -> Response:
+    """The answer to a request that was not answered in time."""
+    text = "No answer in time; repeat the request with the same Idempotency-Key."
+    return _closing(503, "Service Unavailable", text, retry_after_s=1)
+
+
+def _closing(status: int, title: str, detail: str, *, retry_after_s: int | None = None) -> Response:
+    headers = {"Connection": "close"}
+    if retry_after_s is not None:
+        headers["Retry-After"] = str(retry_after_s)
+    return problem(status, title, detail, headers=headers)
 
 
 def _replay(

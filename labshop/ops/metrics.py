@@ -47,9 +47,12 @@ class Metrics:
         )
         for kind in LOCK_EVENTS:
             self._lock_events.labels(kind)
-        for stage in stages:
-            for outcome in OUTCOMES:
-                self._purchases.labels(stage, outcome)
+        # A label's series is looked up once, not at each purchase.
+        self._purchase = {
+            (stage, outcome): self._purchases.labels(stage, outcome)
+            for stage in stages
+            for outcome in OUTCOMES
+        }
 
     def lock_event(self, event: LockEvent) -> None:
         """Count an event of a lock."""
@@ -63,7 +66,7 @@ class Metrics:
 
     def purchase(self, stage: str, outcome: str) -> None:
         """Count the end of a purchase."""
-        self._purchases.labels(stage, outcome).inc()
+        self._purchase[stage, outcome].inc()
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -31,7 +31,8 @@ class Order:
 
     `idempotency_key` is the buyer's own name for this request: with the same key, an order
     is booked once, however often it is sent. `fingerprint` tells a repeated request from a
-    different one under the same key.
+    different one under the same key. `token_id` names the token that the buyer showed: the gate
+    refuses one that was taken back.
     """
 
     id: UUID
@@ -39,6 +40,7 @@ class Order:
     lines: tuple[Line, ...]
     idempotency_key: str | None = None
     fingerprint: str = ""
+    token_id: str = ""
 
     @classmethod
     def place(
@@ -47,6 +49,7 @@ class Order:
         lines: Iterable[Line],
         *,
         idempotency_key: str | None = None,
+        token_id: str = "",
     ) -> "Order":
         """Make an order whose lines are merged per product and sorted by product id.
 
@@ -56,7 +59,7 @@ class Order:
         """
         merged = merge_lines(lines)
         fingerprint = ",".join(f"{line.product_id}x{line.quantity}" for line in merged)
-        return cls(uuid7(), user_id, merged, idempotency_key, fingerprint)
+        return cls(uuid7(), user_id, merged, idempotency_key, fingerprint, token_id)
 
     def single_line(self) -> Line:
         """The only line.

@@ -10,15 +10,18 @@
     │   ├── LimitReached     the user has bought what one user may
     │   ├── SaleClosed       outside the sale's window
     │   ├── StaleFence       a later holder of the lock has written already
+    │   ├── SignedOut        the buyer's token was taken back
     │   ├── KeyReused        the idempotency key stands for a different order
     │   ├── AlreadyBooked    the idempotency key's order exists; it is attached
     │   └── Unavailable      a store cannot be reached, and nothing was booked
+    │       └── Overloaded     it was not even asked, to protect it; says when to come again
     └── Unknown            indefinite: the ledger may have booked it; look it up by its id
 
 A `Refused` may be undone at once. After anything else, what was reserved stays reserved until
 its order has been looked up in the ledger.
 """
 
+import math
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -75,6 +78,11 @@ class SaleClosed(Refused):
         super().__init__("The sale is not open.")
 
 
+class SignedOut(Refused):
+    def __init__(self) -> None:
+        super().__init__("This token was taken back.")
+
+
 class StaleFence(Refused):
     def __init__(self, product_id: int, fence: int, newest: int) -> None:
         super().__init__(f"Fence {fence} of product {product_id} is older than {newest}.")
@@ -102,6 +110,14 @@ class Unavailable(Refused):
         super().__init__(f"The {store} cannot be reached: {reason}.")
         self.store = store
         self.reason = reason
+
+
+class Overloaded(Unavailable):
+    """The shop turned it away at once: a store is left in peace, or too many buyers are inside."""
+
+    def __init__(self, store: str, reason: str, retry_after_ms: float) -> None:
+        super().__init__(store, reason)
+        self.retry_after_s = max(1, math.ceil(retry_after_ms / 1_000))
 
 
 class Unknown(PurchaseError):

@@ -29,6 +29,11 @@ class EventBus:
     def __init__(self) -> None:
         self._queues: set[asyncio.Queue[Event]] = set()
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._queues)
+
     def publish(self, event: Event) -> None:
         """Tell every listener; never waits."""
         for queue in self._queues:

@@ -25,7 +25,7 @@ class Inventory(Protocol):
         """Set the order's units aside; the same order twice is reserved once.
 
         Raises:
-            SoldOut, StockHeld, LimitReached, SaleClosed, NoSuchProduct, Unavailable.
+            SoldOut, StockHeld, LimitReached, SaleClosed, NoSuchProduct, SignedOut, Unavailable.
         """
 
     async def release(self, order_id: UUID) -> None:
@@ -37,6 +37,9 @@ class Inventory(Protocol):
 
     async def confirm(self, receipt: Receipt) -> None:
         """Turn the reservation into a sale. It never fails: the receipt stands already."""
+
+    def confirm_soon(self, receipt: Receipt) -> None:
+        """The same, sent and not waited for; a gate that does not answer is built anew."""
 
 
 class Ledger(Protocol):

@@ -12,10 +12,9 @@ table forbids a negative stock.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, CursorResult, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col
 
@@ -31,23 +30,11 @@ from labshop.shop.errors import (
     StaleFence,
     Unavailable,
 )
-from labshop.storage.catalog import read_sale
-from labshop.storage.changes import newest_event_id, next_event
+from labshop.storage.changes import EventRow, next_event
 from labshop.storage.database import outage_reason
 from labshop.storage.records import as_receipt, lines_of
-from labshop.storage.tables import Product, Purchase, PurchaseLine, StockEvent
-
-Row = dict[str, Any]
-
-TAKE = (
-    update(Product)
-    .where(col(Product.id) == bindparam("product"), col(Product.stock_left) >= bindparam("units"))
-    .values(
-        stock_left=col(Product.stock_left) - bindparam("units"),
-        newest_fence=bindparam("fence"),
-        newest_hash=bindparam("tip"),
-    )
-)
+from labshop.storage.statements import Statements, Stock
+from labshop.storage.tables import Purchase
 
 
 @dataclass(frozen=True)
@@ -56,17 +43,6 @@ class Booking:
 
     order: Order
     fence: int
-
-
-@dataclass
-class _Stock:
-    """What is known of a product while a group is decided."""
-
-    price_minor: int
-    left: int
-    newest_fence: int
-    newest_hash: str
-    taken: int = 0
 
 
 def book(session: Session, bookings: Sequence[Booking]) -> list[Receipt | Refused]:
@@ -92,19 +68,19 @@ class _Group:
     """What a group of orders depends on, and what it changes."""
 
     def __init__(self, session: Session, orders: Sequence[Order]) -> None:
-        self._session = session
+        self._sql = Statements(session.connection())
         self._at = datetime.now(UTC)
-        self._sale = read_sale(session)
-        self._stock = self._read_stock(orders)
-        self._bought = self._read_bought(orders)
+        self._sale = self._sql.sale()
+        self._stock = self._sql.stock(line.product_id for it in orders for line in it.lines)
+        self._bought = self._sql.bought((order.user_id for order in orders), self._sale.id)
         self._by_id: dict[UUID, Receipt] = {}
         self._by_key: dict[tuple[int, str], Receipt] = {}
-        for receipt in self._read_earlier(orders):
-            self._remember(receipt)
-        self._number = newest_event_id(session)
-        self._purchases: list[Row] = []
-        self._lines: list[Row] = []
-        self._events: list[Row] = []
+        if self._sql.have_come_before(orders):
+            for receipt in _earlier(session, orders):
+                self._remember(receipt)
+        self._number = self._sql.newest_event()
+        self._receipts: list[Receipt] = []
+        self._events: list[EventRow] = []
 
     def decide(self, order: Order, fence: int) -> Receipt | Refused:
         """Book an order in memory, or say why not."""
@@ -119,17 +95,14 @@ class _Group:
 
     def write(self) -> None:
         """Write what was decided."""
-        if not self._purchases:
+        if not self._receipts:
             return
-        self._session.execute(insert(Purchase), self._purchases)
-        self._session.execute(insert(PurchaseLine), self._lines)
-        self._session.execute(insert(StockEvent), self._events)
+        prices = {product_id: stock.price_minor for product_id, stock in self._stock.items()}
+        self._sql.add(self._receipts, self._sale.id, prices, self._events)
         for product_id, stock in self._stock.items():
             if stock.taken:
-                values: Row = {"product": product_id, "units": stock.taken}
-                values |= {"fence": stock.newest_fence, "tip": stock.newest_hash}
-                done = cast("CursorResult[Any]", self._session.connection().execute(TAKE, values))
-                assert done.rowcount == 1, f"somebody else writes the stock of {product_id}"
+                taken = self._sql.take(product_id, stock)
+                assert taken, f"somebody else writes the stock of {product_id}"
 
     def _refuse_repetition(self, order: Order) -> None:
         key = order.idempotency_key
@@ -159,21 +132,14 @@ class _Group:
             raise SoldOut(product_id, stock.left)
 
     def _book(self, order: Order, fence: int) -> Receipt:
-        price_minor = 0
+        price_minor = units = 0
         for line in order.lines:
             stock = self._stock[line.product_id]
             stock.left -= line.quantity
             stock.taken += line.quantity
             stock.newest_fence = max(stock.newest_fence, fence)
             price_minor += stock.price_minor * line.quantity
-            self._lines.append(
-                {
-                    "purchase_id": order.id,
-                    "product_id": line.product_id,
-                    "quantity": line.quantity,
-                    "unit_price_minor": stock.price_minor,
-                }
-            )
+            units += line.quantity
             self._append_event(line.product_id, stock, -line.quantity, order)
         receipt = Receipt(
             order_id=order.id,
@@ -187,13 +153,12 @@ class _Group:
             idempotency_key=order.idempotency_key,
             fingerprint=order.fingerprint,
         )
-        self._purchases.append(_row(receipt, self._sale.id))
+        self._receipts.append(receipt)
         self._remember(receipt)
-        units = sum(line.quantity for line in order.lines)
         self._bought[order.user_id] = self._bought.get(order.user_id, 0) + units
         return receipt
 
-    def _append_event(self, product_id: int, stock: _Stock, delta: int, order: Order) -> None:
+    def _append_event(self, product_id: int, stock: Stock, delta: int, order: Order) -> None:
         self._number += 1
         event = next_event(
             self._number,
@@ -213,57 +178,16 @@ class _Group:
         if receipt.idempotency_key is not None:
             self._by_key[receipt.user_id, receipt.idempotency_key] = receipt
 
-    def _read_stock(self, orders: Sequence[Order]) -> dict[int, _Stock]:
-        wanted = {line.product_id for order in orders for line in order.lines}
-        columns = (
-            Product.id,
-            Product.price_minor,
-            Product.stock_left,
-            Product.newest_fence,
-            Product.newest_hash,
-        )
-        rows = self._session.execute(select(*columns).where(col(Product.id).in_(wanted)))  # type: ignore[call-overload]  # SQLModel's columns
-        return {product_id: _Stock(*row) for product_id, *row in rows}
 
-    def _read_bought(self, orders: Sequence[Order]) -> dict[int, int]:
-        units = (
-            select(col(Purchase.user_id), func.sum(PurchaseLine.quantity))
-            .join(PurchaseLine, col(PurchaseLine.purchase_id) == col(Purchase.id))
-            .where(
-                col(Purchase.user_id).in_({order.user_id for order in orders}),
-                col(Purchase.sale_id) == self._sale.id,
-                col(Purchase.status) == "confirmed",
-            )
-            .group_by(col(Purchase.user_id))
-        )
-        return {user_id: int(total) for user_id, total in self._session.execute(units)}
-
-    def _read_earlier(self, orders: Sequence[Order]) -> Iterator[Receipt]:
-        """Orders in the ledger with the id, or the user and the key, of one of the group."""
-        same: list[ColumnElement[bool]] = [col(Purchase.id).in_([order.id for order in orders])]
-        keyed = [order for order in orders if order.idempotency_key is not None]
-        if keyed:
-            # A few too many: of one user with the key of another.
-            users = col(Purchase.user_id).in_({order.user_id for order in keyed})
-            same.append(
-                users & col(Purchase.idempotency_key).in_({it.idempotency_key for it in keyed})
-            )
-        found = self._session.execute(select(Purchase).where(or_(*same))).scalars().all()
-        lines = lines_of(self._session, [purchase.id for purchase in found])
-        for purchase in found:
-            yield as_receipt(purchase, lines[purchase.id])
-
-
-def _row(receipt: Receipt, sale_id: int) -> Row:
-    return {
-        "id": receipt.order_id,
-        "user_id": receipt.user_id,
-        "sale_id": sale_id,
-        "status": receipt.status,
-        "price_minor": receipt.price_minor,
-        "fence": receipt.fence,
-        "sequence": receipt.sequence,
-        "idempotency_key": receipt.idempotency_key,
-        "fingerprint": receipt.fingerprint,
-        "created_at": receipt.created_at,
-    }
+def _earlier(session: Session, orders: Sequence[Order]) -> Iterator[Receipt]:
+    """Orders in the ledger with the id, or the user and the key, of one of these."""
+    same: list[ColumnElement[bool]] = [col(Purchase.id).in_([order.id for order in orders])]
+    keyed = [order for order in orders if order.idempotency_key is not None]
+    if keyed:
+        # A few too many: of one user with the key of another.
+        users = col(Purchase.user_id).in_({order.user_id for order in keyed})
+        same.append(users & col(Purchase.idempotency_key).in_({it.idempotency_key for it in keyed}))
+    found = session.execute(select(Purchase).where(or_(*same))).scalars().all()
+    lines = lines_of(session, [purchase.id for purchase in found])
+    for purchase in found:
+        yield as_receipt(purchase, lines[purchase.id])

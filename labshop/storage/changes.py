@@ -6,7 +6,7 @@ an event, appended to its product's chain of hashes.
 
 import hashlib
 from datetime import UTC, datetime
-from typing import Any
+from typing import TypedDict
 from uuid import UUID
 
 from sqlmodel import Session, col, func, select, update
@@ -15,6 +15,20 @@ from labshop.shop.domain import Receipt
 from labshop.shop.errors import NoSuchOrder, NoSuchProduct
 from labshop.storage.records import find
 from labshop.storage.tables import FenceCounter, Product, Purchase, StockEvent
+
+
+class EventRow(TypedDict):
+    """A stock event, as its table has it."""
+
+    id: int
+    product_id: int
+    delta: int
+    reason: str
+    actor: str
+    purchase_id: UUID | None
+    created_at: datetime
+    previous_hash: str
+    hash: str
 
 
 def cancel(session: Session, order_id: UUID, user_id: int, actor: str) -> tuple[Receipt, int]:
@@ -96,10 +110,10 @@ def append_event(
         purchase_id=purchase_id,
         at=datetime.now(UTC),
     )
-    product.newest_hash = str(event["hash"])
+    product.newest_hash = event["hash"]
     session.add_all((product, StockEvent(**event)))
     session.flush()
-    return int(event["id"])
+    return event["id"]
 
 
 def newest_event_id(session: Session) -> int:
@@ -117,7 +131,7 @@ def next_event(
     actor: str,
     purchase_id: UUID | None,
     at: datetime,
-) -> dict[str, Any]:
+) -> EventRow:
     """The row of an event, with the hash that chains it to the one before."""
     content = (
         f"{previous_hash}|{product_id}|{delta}|{reason}|{actor}|{purchase_id}|{at.isoformat()}"

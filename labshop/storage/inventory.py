@@ -22,6 +22,7 @@ All keys of a sale share one hash tag, so that a Redis Cluster keeps them on one
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from uuid import UUID
 
 from labshop.clock import Clock
@@ -36,6 +37,7 @@ from labshop.shop.errors import (
     PurchaseError,
     Refused,
     SaleClosed,
+    SignedOut,
     SoldOut,
     StockHeld,
     Unavailable,
@@ -73,8 +75,8 @@ class RedisInventory:
         self._snapshot = snapshot
         self._clock = clock
         self._tag = f"{{sale:{sale_id}}}"
-        self._gate, self._bought, self._held, self._ticket = (
-            f"{self._tag}:{name}" for name in ("gate", "bought", "held", "ticket")
+        self._gate, self._bought, self._held, self._ticket, self._revoked = (
+            f"{self._tag}:{name}" for name in ("gate", "bought", "held", "ticket", "revoked")
         )
         self._believed_connection = 0
         self._comparing = asyncio.Lock()
@@ -88,8 +90,8 @@ class RedisInventory:
 
     async def reserve(self, order: Order) -> None:
         """Set the order's units aside. See `labshop.stages.base.Inventory`."""
-        args: list[Part] = [str(order.id), order.user_id, *_flat(order.lines)]
-        answer = await self._settle("reserve_stock", order.id, args)
+        args: list[Part] = [str(order.id), order.user_id, order.token_id, *_flat(order.lines)]
+        answer = await self._settle("reserve_stock", order.id, args, self._revoked)
         refusal = _refusal(answer)
         if refusal is not None:
             raise refusal
@@ -102,6 +104,30 @@ class RedisInventory:
     async def confirm(self, receipt: Receipt) -> None:
         """Turn the reservation into a sale. If the gate cannot be told, it becomes suspect."""
         await self._tell("confirm_sale", receipt, [receipt.sequence])
+
+    def confirm_soon(self, receipt: Receipt) -> None:
+        """The same, sent behind all that went before and not waited for."""
+        script = load_script("labshop.storage", "confirm_sale")
+        args: list[Part] = [str(receipt.order_id), receipt.user_id, REMEMBER_MS, receipt.sequence]
+        told = self._node.post(script, self._keys(receipt.order_id), [*args, *_flat(receipt.lines)])
+        told.add_done_callback(self._look_at_answer)
+
+    def _look_at_answer(self, told: "asyncio.Future[Reply]") -> None:
+        # A gate that is being built has perhaps read the ledger before this sale.
+        if told.cancelled() or told.exception() is not None or told.result() == "cold":
+            self.suspect = True
+
+    async def sign_out(self, token_id: str, ends_at: datetime) -> None:
+        """Refuse a token from here on; the ledger knows already that it was taken back.
+
+        Raises:
+            Unavailable: the gate cannot be reached; it is built anew from the ledger.
+        """
+        try:
+            await self._run("revoke_token", (self._revoked,), (token_id, _ms(ends_at)))
+        except BaseException:
+            self.suspect = True
+            raise
 
     async def put_back(self, receipt: Receipt, sequence: int) -> None:
         """Put a cancelled order's units back on sale.
@@ -193,11 +219,13 @@ class RedisInventory:
     async def _install(self, ticket: str, snapshot: Snapshot) -> bool:
         sale = snapshot.sale
         args: list[Part] = [ticket, snapshot.sequence]
-        args += [int(sale.opens_at.timestamp() * 1_000), int(sale.closes_at.timestamp() * 1_000)]
+        args += [_ms(sale.opens_at), _ms(sale.closes_at)]
         args += [sale.limit_per_user, await self._run_id(), len(snapshot.left)]
+        args += [len(snapshot.bought)]
         args += [part for pair in snapshot.left.items() for part in pair]
         args += [part for pair in snapshot.bought.items() for part in pair]
-        keys = (self._gate, self._bought, self._held, self._ticket)
+        args += [part for token, end in snapshot.revoked.items() for part in (_ms(end), token)]
+        keys = (self._gate, self._bought, self._held, self._ticket, self._revoked)
         return bool(await self._run("heat_gate", keys, args) == 1)
 
     async def _tell(self, script: str, receipt: Receipt, sequences: Sequence[int]) -> None:
@@ -211,10 +239,13 @@ class RedisInventory:
             self.suspect = True
             raise
 
-    async def _settle(self, script: str, order_id: UUID, args: Sequence[Part]) -> Sequence[str]:
+    async def _settle(
+        self, script: str, order_id: UUID, args: Sequence[Part], *more_keys: str
+    ) -> Sequence[str]:
         """Run a script on an order; where it finds no gate, build one and run it again."""
+        keys = (*self._keys(order_id), *more_keys)
         for _ in range(HEAT_TRIES):
-            answer = await self._believed(lambda: self._run(script, self._keys(order_id), args))
+            answer = await self._believed(lambda: self._run(script, keys, args))
             if answer not in ("cold", ["cold"]):
                 return answer if isinstance(answer, list) else [answer]
             await self.heat()
@@ -269,6 +300,10 @@ class RedisInventory:
         return self._gate, self._bought, self._held, f"{self._tag}:order:{order_id}"
 
 
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1_000)
+
+
 def _flat(lines: Sequence[Line]) -> list[Part]:
     return [part for line in lines for part in (line.product_id, line.quantity)]
 
@@ -285,6 +320,8 @@ def _refusal(answer: Sequence[str]) -> PurchaseError | None:  # noqa: PLR0911  #
             return LimitReached(int(limit), int(bought))
         case ["no_product", product_id]:
             return NoSuchProduct(int(product_id))
+        case ["signed_out"]:
+            return SignedOut()
         case ["closed"]:
             return SaleClosed()
         case _:

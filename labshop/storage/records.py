@@ -2,8 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import func
@@ -11,7 +11,7 @@ from sqlmodel import Session, col, desc, select
 
 from labshop.shop.domain import Line, Receipt, Sale
 from labshop.storage.catalog import read_sale
-from labshop.storage.tables import Product, Purchase, PurchaseLine, StockEvent
+from labshop.storage.tables import Product, Purchase, PurchaseLine, RevokedToken, StockEvent
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,14 @@ class Snapshot:
     """What the ledger holds at one moment: enough to build the gate anew.
 
     `sequence` is the newest stock event it includes; `left` maps product to units; `bought`
-    maps user to units in this sale.
+    maps user to units in this sale; `revoked` maps tokens that were taken back to their ends.
     """
 
     sale: Sale
     sequence: int
     left: dict[int, int]
     bought: dict[int, int]
+    revoked: Mapping[str, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ def read_snapshot(session: Session) -> Snapshot:
     sequence = session.exec(select(func.max(StockEvent.id))).one() or 0
     products = session.exec(select(Product.id, Product.stock_left)).all()
     left = {product_id: units for product_id, units in products if product_id is not None}
-    return Snapshot(sale, sequence, left, read_bought(session, sale.id))
+    tokens = session.exec(select(RevokedToken.token_id, RevokedToken.expires_at)).all()
+    revoked = {token_id: ends.replace(tzinfo=UTC) for token_id, ends in tokens}
+    return Snapshot(sale, sequence, left, read_bought(session, sale.id), revoked)
 
 
 def read_bought(session: Session, sale_id: int, user_id: int | None = None) -> dict[int, int]:

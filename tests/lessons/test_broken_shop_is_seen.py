@@ -33,11 +33,7 @@ def oversell_by_one(package: Path) -> None:
         "if stock.left < quantity",
         "if stock.left + 1 < quantity",
     )
-    swap(
-        package / "storage/booking.py",
-        'col(Product.stock_left) >= bindparam("units")',
-        'col(Product.stock_left) + 1 >= bindparam("units")',
-    )
+    swap(package / "storage/statements.py", "stock_left >= ?", "stock_left + 1 >= ?")
     swap(
         package / "storage/migrations/versions/r0001_shop.py", "stock_left >= 0", "stock_left >= -1"
     )

@@ -5,23 +5,27 @@
 -- KEYS[2]  bought: hash of user to units bought in this sale
 -- KEYS[3]  held: sorted set of the orders that are reserved and not settled, by time in ms
 -- KEYS[4]  order: hash of this order's state (held, sold, released, returned), epoch, user, lines
+-- KEYS[5]  revoked: sorted set of the tokens that were taken back, by the time of their end in ms
 -- ARGV[1]  order id
 -- ARGV[2]  user id
--- ARGV[3…] product id and quantity of each line, in turns
+-- ARGV[3]  id of the buyer's token; empty for none
+-- ARGV[4…] product id and quantity of each line, in turns
 -- Returns  {'reserved'}, {'settled', state}, {'cold'}, {'closed'}, {'no_product', product},
---          {'sold_out', product, left}, {'held', product}, {'limit', limit, bought}
+--          {'sold_out', product, left}, {'held', product}, {'limit', limit, bought},
+--          {'signed_out'}
 --
 -- Atomic because whoever has seen stock for all lines must be the one who takes it.
 
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch then return {'cold'} end
+if ARGV[3] ~= '' and redis.call('ZSCORE', KEYS[5], ARGV[3]) then return {'signed_out'} end
 
 -- A repeated request must not take units twice, nor one that was given up take any at all.
 local known = redis.call('HMGET', KEYS[4], 'state', 'epoch')
 if known[1] == 'held' and known[2] == epoch then return {'reserved'} end
 if known[1] and known[1] ~= 'held' then return {'settled', known[1]} end
 
-for i = 3, #ARGV, 2 do
+for i = 4, #ARGV, 2 do
   local product, wanted = ARGV[i], tonumber(ARGV[i + 1])
   local stock = redis.call('HMGET', KEYS[1], 'left:' .. product, 'held:' .. product)
   local left, held = tonumber(stock[1]), tonumber(stock[2] or 0)
@@ -38,14 +42,14 @@ local rules = redis.call('HMGET', KEYS[1], 'opens_ms', 'closes_ms', 'limit')
 if now_ms < tonumber(rules[1]) or now_ms >= tonumber(rules[2]) then return {'closed'} end
 
 local units = 0
-for i = 4, #ARGV, 2 do units = units + ARGV[i] end
+for i = 5, #ARGV, 2 do units = units + ARGV[i] end
 local bought = tonumber(redis.call('HGET', KEYS[2], ARGV[2]) or 0)
 if bought + units > tonumber(rules[3]) then return {'limit', tonumber(rules[3]), bought} end
 
 redis.call('HINCRBY', KEYS[2], ARGV[2], units)
 redis.call('DEL', KEYS[4])
 redis.call('HSET', KEYS[4], 'state', 'held', 'epoch', epoch, 'user', ARGV[2])
-for i = 3, #ARGV, 2 do
+for i = 4, #ARGV, 2 do
   redis.call('HINCRBY', KEYS[1], 'left:' .. ARGV[i], -ARGV[i + 1])
   redis.call('HINCRBY', KEYS[1], 'held:' .. ARGV[i], ARGV[i + 1])
   redis.call('HSET', KEYS[4], 'line:' .. ARGV[i], ARGV[i + 1])

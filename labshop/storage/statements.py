@@ -1,0 +1,175 @@
+"""The statements of a sale, in SQL as both databases read it.
+
+The problem: an expression language is pleasant, and costs more than the database does, once orders
+come by the hundred. The idea: the nine statements that every group of orders needs are written out.
+The library still sends them, so an outage is told as everywhere else.
+
+What the two databases store differently, an order's id and a moment, is translated here and
+nowhere else.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from labshop.shop.domain import Order, Receipt, Sale
+from labshop.storage.changes import EventRow
+
+SALE = "SELECT id, name, opens_at, closes_at, limit_per_user FROM sale ORDER BY id LIMIT 1"
+STOCK = (
+    "SELECT id, price_minor, stock_left, newest_fence, newest_hash FROM product WHERE id IN ({})"
+)
+BOUGHT = (
+    "SELECT user_id, SUM(quantity) FROM purchase JOIN purchase_line ON purchase_id = purchase.id "
+    "WHERE user_id IN ({}) AND sale_id = ? AND status = 'confirmed' GROUP BY user_id"
+)
+SAME_ID = "SELECT count(*) FROM purchase WHERE id IN ({})"
+SAME_KEY = "SELECT count(*) FROM purchase WHERE (user_id, idempotency_key) IN (VALUES {})"
+NEWEST_EVENT = "SELECT coalesce(max(id), 0) FROM stock_event"
+ADD_PURCHASE = (
+    "INSERT INTO purchase (id, user_id, sale_id, status, price_minor, fence, sequence, "
+    "idempotency_key, fingerprint, created_at) VALUES (?, ?, ?, 'confirmed', ?, ?, ?, ?, ?, ?)"
+)
+ADD_LINE = (
+    "INSERT INTO purchase_line (purchase_id, product_id, quantity, unit_price_minor) "
+    "VALUES (?, ?, ?, ?)"
+)
+ADD_EVENT = (
+    "INSERT INTO stock_event (id, product_id, delta, reason, actor, purchase_id, created_at, "
+    "previous_hash, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+TAKE = (
+    "UPDATE product SET stock_left = stock_left - ?, newest_fence = ?, newest_hash = ? "
+    "WHERE id = ? AND stock_left >= ?"
+)
+
+
+@dataclass
+class Stock:
+    """A product while a group is decided; `taken` counts the units that the group has sold."""
+
+    price_minor: int
+    left: int
+    newest_fence: int
+    newest_hash: str
+    taken: int = 0
+
+
+class Statements:
+    """The statements on one connection, within one transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._is_sqlite = connection.dialect.name == "sqlite"
+
+    def sale(self) -> Sale:
+        """The one sale of this shop."""
+        [(number, name, opens_at, closes_at, limit)] = self._rows(SALE)
+        return Sale(number, name, self._moment(opens_at), self._moment(closes_at), limit)
+
+    def stock(self, products: Iterable[int]) -> dict[int, Stock]:
+        """What is known of some products."""
+        rows = self._rows(STOCK, sorted(set(products)))
+        return {product: Stock(*rest) for product, *rest in rows}
+
+    def bought(self, users: Iterable[int], sale_id: int) -> dict[int, int]:
+        """Units that some users have bought in a sale."""
+        return {user: int(units) for user, units in self._rows(BOUGHT, sorted(set(users)), sale_id)}
+
+    def have_come_before(self, orders: Sequence[Order]) -> bool:
+        """Whether any of these orders, or a user's key of any, is in the ledger already."""
+        [(count,)] = self._rows(SAME_ID, [self._id(order.id) for order in orders])
+        keys = [(it.user_id, it.idempotency_key) for it in orders if it.idempotency_key is not None]
+        if not count and keys:
+            pairs = ", ".join(("(?, ?)",) * len(keys))
+            flat = tuple(part for pair in keys for part in pair)
+            [(count,)] = self._execute(SAME_KEY.format(pairs), flat)
+        return bool(count)
+
+    def newest_event(self) -> int:
+        """The number of the newest event."""
+        [(number,)] = self._rows(NEWEST_EVENT)
+        return int(number)
+
+    def add(
+        self,
+        receipts: Sequence[Receipt],
+        sale_id: int,
+        prices: Mapping[int, int],
+        events: Iterable[EventRow],
+    ) -> None:
+        """Add orders, their lines and their events."""
+        self._execute_many(
+            ADD_PURCHASE,
+            [
+                (
+                    self._id(it.order_id),
+                    it.user_id,
+                    sale_id,
+                    it.price_minor,
+                    it.fence,
+                    it.sequence,
+                    it.idempotency_key,
+                    it.fingerprint,
+                    self._stored(it.created_at),
+                )
+                for it in receipts
+            ],
+        )
+        self._execute_many(
+            ADD_LINE,
+            [
+                (self._id(it.order_id), line.product_id, line.quantity, prices[line.product_id])
+                for it in receipts
+                for line in it.lines
+            ],
+        )
+        self._execute_many(
+            ADD_EVENT,
+            [
+                (
+                    event["id"],
+                    event["product_id"],
+                    event["delta"],
+                    event["reason"],
+                    event["actor"],
+                    self._id(event["purchase_id"]),
+                    self._stored(event["created_at"]),
+                    event["previous_hash"],
+                    event["hash"],
+                )
+                for event in events
+            ],
+        )
+
+    def take(self, product_id: int, stock: Stock) -> bool:
+        """Take what was sold out of a product's stock; False if it is not there."""
+        values = (stock.taken, stock.newest_fence, stock.newest_hash, product_id, stock.taken)
+        done = self._connection.exec_driver_sql(self._text(TAKE), values)
+        return done.rowcount == 1
+
+    def _rows(self, sql: str, listed: Sequence[Any] = (), *more: Any) -> Sequence[Any]:
+        return self._execute(sql.format(", ".join("?" * len(listed))), (*listed, *more))
+
+    def _execute(self, sql: str, values: tuple[Any, ...]) -> Sequence[Any]:
+        return self._connection.exec_driver_sql(self._text(sql), values).fetchall()
+
+    def _execute_many(self, sql: str, rows: list[tuple[Any, ...]]) -> None:
+        self._connection.exec_driver_sql(self._text(sql), rows)
+
+    def _text(self, sql: str) -> str:
+        return sql if self._is_sqlite else sql.replace("?", "%s")
+
+    def _id(self, value: UUID | None) -> object:
+        return value.hex if value is not None and self._is_sqlite else value
+
+    def _stored(self, moment: datetime) -> object:
+        return moment.strftime("%Y-%m-%d %H:%M:%S.%f") if self._is_sqlite else moment
+
+    def _moment(self, stored: Any) -> datetime:
+        told = datetime.fromisoformat(stored) if self._is_sqlite else stored
+        return told.replace(tzinfo=UTC) if told.tzinfo is None else told
