@@ -58,14 +58,15 @@ check: setup ## Format, lint, types, import contracts
 notebooks: setup ## Rebuild and execute the lessons from their lesson.py
 	@$(BIN)/python notebooks/build.py
 
-mutants: setup ## Prove the grader: each known-wrong answer loses exactly its points
+mutants: setup ## Prove grader and lock tests: each known defect is seen
 	@$(BIN)/python -m pytest tests/lessons/test_known_wrong_answers.py -v
+	@$(BIN)/python -m tests.locks.mutants
 
 zoo: setup ## Let every bug of the zoo sell, and see the judge catch it
 	@$(BIN)/labshop zoo --runs $(RUNS)
 
-soak: setup ## Let the stages sell under faults, 200 seeded runs each
-	@$(BIN)/labshop soak v1
+soak: setup ## Let each stage sell under faults, 200 seeded runs each
+	@for stage in v1 v2 v3 v4; do $(BIN)/labshop soak $$stage || exit 1; done
 
 bench: setup $(PEERS)/.installed ## Measure locks, ours and others', and a v1 purchase
 	@PYTHONPATH="$(CURDIR)/$(PEERS)$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/labshop bench

@@ -40,7 +40,7 @@ async def look_at(node: Node, key: str) -> LockState:
     remaining_ms = await node.command("PTTL", lock_key(key))
     fence = await node.command("GET", fence_key(key))
     waiting = await node.command("LLEN", queue_keys(key)[0])
-    return LockState(key, token or "", int(fence or 0), max(remaining_ms, -1), waiting)
+    return LockState(key, _token(token or ""), int(fence or 0), max(remaining_ms, -1), waiting)
 
 
 async def force_release(
@@ -69,9 +69,14 @@ async def force_release(
     script = load_script("labshop.locks", "force_release")
     tokens: list[str] = []
     for node in nodes:
-        token = await node.run(script, (lock_key(key), *queue_keys(key)))
+        token = _token(await node.run(script, (lock_key(key), *queue_keys(key))))
         if token and token not in tokens:
             tokens.append(token)
             at_ms = (clock or SystemClock()).now_ms()
             on_event(LockEvent("forced", key, token, at_ms, until_ms=at_ms, actor=actor))
     return tuple(tokens)
+
+
+def _token(word: str) -> str:
+    """The holder's token: a vote of a quorum also counts the tries."""
+    return word.partition(".")[0]

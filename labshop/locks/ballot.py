@@ -38,6 +38,7 @@ class Ballot:
         self.quorum = len(self.nodes) // 2 + 1
         self.decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_over = False
+        self._replies: list[asyncio.Future[Reply]] = []
         for node in self.nodes:
             if node.is_connected or self.asks_at_once:
                 self._send(node)
@@ -45,8 +46,14 @@ class Ballot:
                 node.when_connected(partial(self._go_on, node))
 
     def end(self) -> None:
-        """Ask nobody else any more: a node that is reached too late is not asked."""
+        """Ask nobody else any more: neither a node that is reached too late, nor one again.
+
+        A node that lost the script says so, and is then sent its source, unless nobody waits for
+        the answer any more: that would come behind what undoes the question.
+        """
         self._is_over = True
+        for reply in self._replies:
+            reply.cancel()
 
     def _go_on(self, node: Node, down: NodeDown | None) -> None:
         if self._is_over:
@@ -63,6 +70,7 @@ class Ballot:
             self._fail(node, refusal)
             return
         self.asked.append(node)
+        self._replies.append(reply)
         reply.add_done_callback(partial(self._count, node))
 
     def _count(self, node: Node, told: "asyncio.Future[Reply]") -> None:

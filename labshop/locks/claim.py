@@ -19,7 +19,7 @@ from contextlib import suppress
 
 from labshop.clock import Clock
 from labshop.locks.connection import Node
-from labshop.locks.errors import NodeDown
+from labshop.locks.errors import LockExpired
 from labshop.locks.keys import fence_key, lock_key, queue_keys
 from labshop.locks.turns import Visitor
 from labshop.locks.wire import Part, Reply
@@ -79,6 +79,7 @@ class NodeClaim:
 
         Raises:
             NotGranted: they were not free in time.
+            LockExpired: they were granted, and the answer came too late.
             NodeError: the node could not be asked.
         """
         until_ms = self._clock.now_ms() + wait_ms
@@ -94,6 +95,7 @@ class NodeClaim:
                 on_wait()
                 await self._wait(min(left_ms, free_in_ms) if free_in_ms >= 0 else left_ms)
                 fence, free_in_ms, _ = await self._answer()
+            self._look_at_the_clock()
             return int(fence)
         except BaseException:
             self._undo()
@@ -113,6 +115,16 @@ class NodeClaim:
         locks = [lock_key(name) for name in self._names]
         is_ours = await self._node.run(script, locks, (self._token, ttl_ms))
         return sent_ms + ttl_ms if is_ours else None
+
+    def leave_turns(self) -> None:
+        """See `labshop.locks.lease.Claim`."""
+        visitors, self._visitors = self._visitors, []
+        for visitor in reversed(visitors):
+            self._node.turns.leave(visitor)
+
+    def abandon(self) -> None:
+        """See `labshop.locks.lease.Claim`."""
+        self._undo()
 
     async def release(self) -> bool:
         """See `labshop.locks.lease.Claim`."""
@@ -142,12 +154,16 @@ class NodeClaim:
         reply, self._reply = self._reply, None
         return await reply
 
+    def _look_at_the_clock(self) -> None:
+        now_ms = self._clock.now_ms()
+        if now_ms >= self.deadline_ms:
+            raise LockExpired(",".join(self._names), self._ttl_ms, now_ms - self.sent_ms)
+
     def _ask_if_connected(self) -> None:
         """Called by whoever leaves: its release is on the way, and this goes right behind it."""
-        try:
+        # If it cannot be sent, the waiter finds out by itself; whoever leaves is not to blame.
+        with suppress(Exception):
             self._ask(jumps=True)
-        except NodeDown:
-            self._reply = None  # the waiter asks when it has connected
 
     def _ask(self, *, jumps: bool) -> None:
         script = load_script("labshop.locks", "acquire_locks")
@@ -173,6 +189,9 @@ class NodeClaim:
     def _undo(self) -> "asyncio.Future[Reply]":
         """Free or leave all keys, and the turns in this process; it never suspends."""
         turns = self._node.turns
+        if self._reply is not None:
+            # Nobody waits for it: a node that lost its script must not get the source now.
+            self._reply.cancel()
         had_turns = [visitor for visitor in self._visitors if visitor.has_the_turn]
         try:
             if not self._has_asked:
@@ -182,10 +201,8 @@ class NodeClaim:
             script = load_script("labshop.locks", "release_locks")
             keys = [key for name in self._names for key in (lock_key(name), *queue_keys(name))]
             hand_over = [int(not turns.runs_on(visitor.key)) for visitor in had_turns]
-            # Whoever has asked has all its turns.
-            args: tuple[Part, ...] = (self._token, *hand_over)
-            return self._node.post(script, keys, args)
+            # Whoever has asked has all its turns, or has left them all because its time was over.
+            args: tuple[Part, ...] = (self._token, *(hand_over or [1] * len(self._names)))
+            return self._node.post(script, keys, args, more=not all(hand_over))
         finally:
-            for visitor in reversed(self._visitors):
-                turns.leave(visitor)
-            self._visitors.clear()
+            self.leave_turns()

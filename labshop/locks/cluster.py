@@ -46,6 +46,7 @@ class Cluster:
 
     def __init__(self, seeds: Sequence[str], *, timeout_ms: int) -> None:
         self._timeout_ms = timeout_ms
+        self._first_seed = seeds[0]
         self._seeds = [Node(url, timeout_ms=timeout_ms) for url in seeds]
         self._nodes: dict[str, Node] = {node.name: node for node in self._seeds}
         self._ranges: list[tuple[int, int, Node]] = []
@@ -103,7 +104,11 @@ class Cluster:
     def _node(self, host: str, port: int) -> Node:
         name = f"{host}:{port}"
         if name not in self._nodes:
-            self._nodes[name] = Node(f"redis://{name}", timeout_ms=self._timeout_ms)
+            # The same user, password and kind of connection as to the node that told of it.
+            scheme, _, rest = self._first_seed.partition("://")
+            credentials = rest.rpartition("@")[0]
+            url = f"{scheme}://{credentials + '@' if credentials else ''}{name}"
+            self._nodes[name] = Node(url, timeout_ms=self._timeout_ms)
         return self._nodes[name]
 
 

@@ -57,6 +57,8 @@ class Node:
         self.name = f"{self.host}:{self.port}"
         self.timeout_ms = timeout_ms
         self.turns = LocalTurns()
+        self.quorum_turns = LocalTurns()
+        """Those of locks on several nodes, of which this is the first."""
         self.channel = f"labshop:wake:{secrets.token_hex(8)}"
         """Where the node tells this process that one of its waiters may go on."""
         self.connections = 0
@@ -132,12 +134,13 @@ class Node:
         """
         if self._dialling is None or self._dialling.done():
             self._dialling = asyncio.get_running_loop().create_task(self._try_to_connect())
+        closed = NodeDown(self.name, "it was closed meanwhile")
         self._dialling.add_done_callback(
-            lambda task: None if task.cancelled() else then(task.result())
+            lambda task: then(closed if task.cancelled() else task.result())
         )
 
     def post(
-        self, script: Script, keys: Sequence[str], args: Sequence[Part]
+        self, script: Script, keys: Sequence[str], args: Sequence[Part], *, more: bool = False
     ) -> "asyncio.Future[Reply]":
         """Send a script that undoes something, behind all that was sent before.
 
@@ -148,14 +151,15 @@ class Node:
             script: harmless if it is carried out twice.
             keys: of the script.
             args: of the script.
+            more: another command follows at once; both leave in one write.
 
         Returns:
             The reply to come; nobody needs to wait for it.
         """
         undo = Undo(script, tuple(keys), tuple(args))
         wire = self._wire
-        if wire is not None and not wire.closed and len(wire.waiting) < 2 * self._backlog:
-            return _run(wire, script, keys, args, undo)
+        if wire is not None and not wire.closed:
+            return _run(wire, script, keys, args, undo, more=more)
         self._owed.append(undo)
         refused: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         fail(refused, NodeDown(self.name, "it is not connected"))
@@ -220,17 +224,21 @@ class Node:
         loop = asyncio.get_running_loop()
 
         def make() -> Wire:
-            return Wire(self.name, self.timeout_ms / 1_000, self._hear, self._lose)
+            timeout_s = self.timeout_ms / 1_000
+            return Wire(self.name, timeout_s, self._hear, self._lose, self._send_again)
 
         try:
             _, wire = await loop.create_connection(make, self.host, self.port, ssl=self._tls)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise NodeDown(self.name, str(error)) from None
         try:
             run = await greet(wire, self._greeting, self.channel, self._run, self._heard_at_s)
         except NodeError as refusal:
             wire.abort()
             raise NodeDown(self.name, refusal.reason) from None
+        except (KeyError, TypeError, ValueError) as error:
+            wire.abort()
+            raise NodeDown(self.name, f"it does not answer as Redis does: {error!r}") from None
         except BaseException:
             wire.abort()
             raise
@@ -250,6 +258,11 @@ class Node:
             if call is not None and not call.done():
                 call.set_result(None)
 
+    def _send_again(self, undo: object) -> None:
+        """Undo something once more that the node was too busy for."""
+        if isinstance(undo, Undo):
+            self.post(undo.script, undo.keys, undo.args)
+
     def _lose(self, unanswered: Sequence[Pending], heard_at_s: float) -> None:
         self._heard_at_s = max(self._heard_at_s, heard_at_s)
         self._owed.extend(it.undo for it in unanswered if isinstance(it.undo, Undo))
@@ -265,14 +278,17 @@ def _run(
     keys: Sequence[str],
     args: Sequence[Part],
     undo: Undo | None = None,
+    *,
+    more: bool = False,
 ) -> "asyncio.Future[Reply]":
     rest = (len(keys), *keys, *args)
     if script.sha not in wire.scripts:
         # Its source comes first over each connection, so that order never hangs on NOSCRIPT.
         wire.scripts.add(script.sha)
-        return wire.send(("EVAL", script.source, *rest), undo=undo)
+        return wire.send(("EVAL", script.source, *rest), undo=undo, more=more)
     return wire.send(
         ("EVALSHA", script.sha, *rest),
         otherwise=lambda: pack(("EVAL", script.source, *rest)),
         undo=undo,
+        more=more,
     )

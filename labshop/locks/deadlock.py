@@ -14,6 +14,7 @@ Source: E. G. Coffman et al., "System Deadlocks" (1971), detection by a wait-for
 """
 
 import asyncio
+import json
 import secrets
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import NoReturn, Protocol
@@ -25,7 +26,6 @@ from labshop.locks.errors import DeadlockError, LockTimeout, NodeError
 from labshop.locks.grant import Acquires, hold
 from labshop.locks.lease import Claim, HeldLease
 from labshop.locks.renewal import Renewal
-from labshop.locks.wire import Reply
 from labshop.lua import load_script
 
 LOOK_EVERY_MS = 100
@@ -85,28 +85,29 @@ class Owner:
         node, script = self.graph.node, load_script("labshop.locks", "wait_for")
         while True:
             call = node.wake_up_call(self.name)
-            with suppress(NodeError):  # without its node there is no graph, and locks still end
+            try:
                 args = (self.name, key, self._born, BELIEVED_MS, node.channel)
                 born, cycle = await node.run(script, self.graph.keys, args)
                 self._born = int(born)
                 if cycle:
-                    arrows = [arrow.split(" ", 1) for arrow in cycle.split("\n")]
-                    raise DeadlockError(self.name, [(who, what) for who, what in arrows])
+                    raise DeadlockError(self.name, [(who, what) for who, what in json.loads(cycle)])
+            except NodeError:
+                # Without its node there is no graph, and locks still end by their time to live.
+                await asyncio.sleep(LOOK_EVERY_MS / 1_000)
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_MS / 1_000):
                     await call
 
-    async def holds(self, key: str) -> None:
-        """Note that this owner has a lock."""
-        with suppress(NodeError):
-            script = load_script("labshop.locks", "note_holder")
-            await self.graph.node.run(script, self.graph.keys[:2], (self.name, key))
+    def note(self, key: str) -> None:
+        """Note that this owner has a lock; never suspends."""
+        script = load_script("labshop.locks", "note_holder")
+        self.graph.node.post(script, self.graph.keys, (self.name, key))
 
-    def forget(self, key: str) -> "asyncio.Future[Reply]":
-        """Note that this owner has done with a lock, or with waiting for it; never suspends."""
+    def forget(self, key: str = "") -> None:
+        """Note that this owner waits no longer, nor holds a lock that is named; never suspends."""
         self.graph.node.forget(self.name)
         script = load_script("labshop.locks", "forget_holder")
-        return self.graph.node.post(script, self.graph.keys, (self.name, key))
+        self.graph.node.post(script, self.graph.keys, (self.name, key))
 
 
 class WatchedLock:
@@ -135,12 +136,7 @@ class WatchedLock:
             if wait_ms <= 0:
                 raise
             lease = await self._wait(wait_ms - (self.clock.now_ms() - asked_ms))
-        try:
-            await self._owner.holds(self.key)
-        except BaseException:
-            self._owner.forget(self.key)
-            await lease.holding.end()
-            raise
+        self._owner.note(self.key)
         lease.holding.claim = _Noted(lease.holding.claim, self._owner, self.key)
         return lease
 
@@ -162,24 +158,24 @@ class WatchedLock:
         """Wait for the lock, and look out for a cycle meanwhile."""
         acquiring = asyncio.create_task(self._lock.acquire(wait_ms=max(0.0, wait_ms)))
         looking = asyncio.create_task(self._owner.until_it_must_give_way(self.key))
-        taken = False
+        is_ours = False
         try:
             await asyncio.wait((acquiring, looking), return_when=asyncio.FIRST_COMPLETED)
             if acquiring.done():
                 lease = acquiring.result()
-                taken = True
+                is_ours = True
                 return lease
             self._tell_of_deadlock()
             looking.result()
             raise AssertionError("it looks until it must give way")
         finally:
-            acquiring.cancel()
+            # Nothing here suspends: a second cancellation must not leave a lock behind.
+            self._owner.forget()
             looking.cancel()
-            await asyncio.wait((acquiring, looking))
-            if not taken:
-                self._owner.forget(self.key)
-                if not acquiring.cancelled() and acquiring.exception() is None:
-                    await acquiring.result().holding.end()
+            looking.add_done_callback(_look_at_error)
+            if not is_ours:
+                acquiring.cancel()
+                acquiring.add_done_callback(_give_back)
 
     def _tell_of_deadlock(self) -> None:
         graph = self._owner.graph
@@ -200,3 +196,22 @@ class _Noted:
     async def release(self) -> bool:
         self._owner.forget(self._key)
         return await self._claim.release()
+
+    def abandon(self) -> None:
+        self._owner.forget(self._key)
+        self._claim.abandon()
+
+    def leave_turns(self) -> None:
+        self._claim.leave_turns()
+
+
+def _give_back(acquiring: "asyncio.Task[HeldLease]") -> None:
+    """Release what was acquired in the very moment in which nobody wanted it any more."""
+    if not acquiring.cancelled() and acquiring.exception() is None:
+        acquiring.result().holding.abandon()
+
+
+def _look_at_error(looking: "asyncio.Task[NoReturn]") -> None:
+    """Two may see the same cycle; who has the lock by now need not give way."""
+    if not looking.cancelled():
+        looking.exception()

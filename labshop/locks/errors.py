@@ -47,7 +47,7 @@ class NoQuorum(LockError):
 
 
 class LockExpired(LockError):
-    """A majority granted the lock, and by then its time was over."""
+    """The lock was granted, and by then its time was over."""
 
     def __init__(self, key: str, ttl_ms: float, elapsed_ms: float) -> None:
         super().__init__(f"{key} was granted after {elapsed_ms:.0f} ms, for {ttl_ms:.0f} ms")

@@ -1,5 +1,6 @@
 """From a claim to a lease: what all locks do alike when they are acquired and held."""
 
+import math
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -44,6 +45,8 @@ async def obtain(
     Raises:
         LockTimeout: it was not granted in time. Other errors of the claim.
     """
+    if math.isnan(wait_ms):
+        raise ValueError("nobody knows how long to wait for a lock that is waited for NaN ms")
     token = secrets.token_hex(16)
     claim, asked_ms = make(token), clock.now_ms()
     has_waited = False

@@ -55,7 +55,9 @@ async def greet(
     server = dict(line.split(":", 1) for line in (await info).splitlines() if ":" in line)
     await subscribed
     run_id = server["run_id"]
-    began_s = asyncio.get_running_loop().time() - float(server["uptime_in_seconds"])
+    # The difference of two times that were both cut to whole seconds: up to one too many.
+    surely_up_s = max(0.0, float(server["uptime_in_seconds"]) - 1)
+    began_s = asyncio.get_running_loop().time() - surely_up_s
     if earlier is not None:
         began_s = earlier.began_s if earlier.run_id == run_id else max(began_s, heard_at_s)
     return ServerRun(run_id, int(hello["id"]), began_s)

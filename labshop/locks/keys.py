@@ -5,6 +5,20 @@ are kept together there if their names begin with a common tag, such as ``{sale}
 """
 
 
+def check_terms(name: str, ttl_ms: int) -> None:
+    """Refuse what no lock can be made of.
+
+    Raises:
+        ValueError: the name is empty or no text that Redis can take, or the time is not at least
+            one whole millisecond.
+    """
+    if not name or name.startswith("}"):
+        raise ValueError(f"a lock needs a name that does not begin with a brace, not {name!r}")
+    name.encode()
+    if type(ttl_ms) is not int or ttl_ms < 1:
+        raise ValueError(f"a time to live is whole milliseconds, at least 1, not {ttl_ms!r}")
+
+
 def lock_key(name: str) -> str:
     """Holds its owner's token, with a time to live."""
     return f"lock:{{{name}}}"

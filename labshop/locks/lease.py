@@ -30,6 +30,12 @@ class Claim(Protocol):
             NodeError, NoQuorum: it was not answered.
         """
 
+    def abandon(self) -> None:
+        """Free it without waiting for an answer."""
+
+    def leave_turns(self) -> None:
+        """Let the next task of this process ask: this one's time is over."""
+
 
 @dataclass(eq=False)
 class Holding:
@@ -46,6 +52,9 @@ class Holding:
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     is_released: bool = False
 
+    def __post_init__(self) -> None:
+        self._timer = self._start_timer()
+
     def lease(self) -> "HeldLease":
         """The lease as it stands."""
         key = self.keys[0] if len(self.keys) == 1 else ",".join(self.keys)
@@ -60,6 +69,7 @@ class Holding:
         if self.is_released:
             return not self.lost.is_set()
         self.is_released = True
+        self._timer.cancel()
         asked_ms = self.clock.now_ms()
         kind: LockEventKind = "abandoned"
         try:
@@ -71,6 +81,26 @@ class Holding:
                 self.lost.set()
             self.tell(kind, asked_ms, held_ms=asked_ms - self.since_ms)
         return kind == "released"
+
+    def abandon(self) -> None:
+        """Release without waiting for an answer; it never suspends."""
+        if not self.is_released:
+            self.is_released = True
+            self._timer.cancel()
+            self.claim.abandon()
+            now_ms = self.clock.now_ms()
+            self.tell("abandoned", now_ms, held_ms=now_ms - self.since_ms)
+
+    def _start_timer(self) -> asyncio.TimerHandle:
+        left_s = (self.deadline_ms - self.clock.now_ms()) / 1_000
+        return asyncio.get_running_loop().call_later(left_s, self._look_at_the_clock)
+
+    def _look_at_the_clock(self) -> None:
+        """A holder that hangs keeps nobody of its process waiting beyond its time."""
+        if self.deadline_ms > self.clock.now_ms():
+            self._timer = self._start_timer()  # it was extended
+        else:
+            self.claim.leave_turns()
 
     def tell(
         self, kind: LockEventKind, until_ms: float, *, waited_ms: float = 0.0, held_ms: float = 0.0

@@ -21,9 +21,10 @@ from typing import Protocol, TypeGuard
 
 from labshop.clock import Clock
 from labshop.locks.base import ignore_event
-from labshop.locks.errors import LockLost
+from labshop.locks.errors import LockExpired, LockLost
 from labshop.locks.grant import hold
 from labshop.locks.lease import HeldLease, Holding
+from labshop.locks.redlock import Redlock
 from labshop.locks.renewal import Renewal
 from labshop.locks.single import SingleLock
 
@@ -64,6 +65,7 @@ class MultiLock:
 
         Raises:
             LockTimeout: they were not free in time. NodeError, NoQuorum: too few nodes answered.
+            LockExpired: the first ones ended while the last ones were waited for.
                 None of the locks is held then.
         """
         first = self.locks[0]
@@ -76,10 +78,14 @@ class MultiLock:
             for lock in self.locks:
                 left_ms = until_ms - first.clock.now_ms()
                 leases.append(await lock.acquire(wait_ms=max(0.0, left_ms)))
+            _refuse_if_one_has_ended(leases, first.clock.now_ms())
         except BaseException:
             await _AllOf(leases).release()
             raise
-        return _holding(leases, first.clock).lease()
+        # Of numbers that one counter gave out, the newest is above all that came before any;
+        # numbers of several counters cannot be compared.
+        fence = max(lease.fence for lease in leases) if _count_alike(self.locks) else 0
+        return _holding(leases, first.clock, fence=fence).lease()
 
     def hold(
         self, *, wait_ms: float, renewal: Renewal | None = None
@@ -109,11 +115,25 @@ class _AllOf:
             return None
 
     async def release(self) -> bool:
-        were_ours = [await lease.holding.end() for lease in reversed(self._leases)]
+        were_ours, errors = [], []
+        for lease in reversed(self._leases):
+            try:
+                were_ours.append(await lease.holding.end())
+            except BaseException as error:  # noqa: BLE001  # the others are released too
+                errors.append(error)
+        if errors:
+            raise errors[0]
         return all(were_ours)
 
+    def abandon(self) -> None:
+        for lease in reversed(self._leases):
+            lease.holding.abandon()
 
-def _holding(leases: Sequence[HeldLease], clock: Clock) -> Holding:
+    def leave_turns(self) -> None:
+        """Each of the leases has a timer of its own."""
+
+
+def _holding(leases: Sequence[HeldLease], clock: Clock, *, fence: int) -> Holding:
     """What stands behind the common lease; its parts tell of themselves."""
     return Holding(
         claim=_AllOf(leases),
@@ -121,14 +141,26 @@ def _holding(leases: Sequence[HeldLease], clock: Clock) -> Holding:
         on_event=ignore_event,
         keys=tuple(lease.key for lease in leases),
         token=leases[0].token,
-        # Of numbers that one counter gave out, the newest is above all that came before any.
-        fence=max(lease.fence for lease in leases),
+        fence=fence,
         since_ms=leases[0].since_ms,
         deadline_ms=min(lease.deadline_ms for lease in leases),
     )
 
 
+def _refuse_if_one_has_ended(leases: Sequence[HeldLease], now_ms: float) -> None:
+    ended = min(leases, key=lambda lease: lease.deadline_ms)
+    if now_ms >= ended.deadline_ms:
+        ttl_ms = ended.deadline_ms - ended.since_ms
+        raise LockExpired(ended.key, ttl_ms, now_ms - ended.since_ms)
+
+
 def _share_a_node(locks: Sequence[Part]) -> TypeGuard[Sequence[SingleLock]]:
     singles = [lock for lock in locks if isinstance(lock, SingleLock)]
-    alike = {(lock.node, lock.ttl_ms, lock.barges) for lock in singles}
+    alike = {(lock.node, lock.ttl_ms, lock.barges, lock.on_event) for lock in singles}
     return len(singles) == len(locks) and len(alike) == 1
+
+
+def _count_alike(locks: Sequence[Part]) -> bool:
+    """Whether all fencing tokens come from one counter."""
+    counters = {lock.next_fence if isinstance(lock, Redlock) else lock for lock in locks}
+    return len(counters) == 1

@@ -48,9 +48,11 @@ class QuorumClaim:
         self._clock = clock
         self._next_fence = next_fence
         self._keys = (lock_key(key), queue_keys(key)[1])
-        self._turns = nodes[0].turns
+        self._turns = nodes[0].quorum_turns
         self._visitor: Visitor | None = None
         self._vote: Ballot | None = None
+        self._asked: set[Node] = set()
+        self._tries = 0
         self._sent_ms = 0.0
         self._waits = True
 
@@ -83,7 +85,7 @@ class QuorumClaim:
     async def extend(self, ttl_ms: int) -> float | None:
         """See `labshop.locks.lease.Claim`; what comes after the old deadline is too late."""
         sent_ms = self._clock.now_ms()
-        ballot = self._ballot("extend_locks", self._keys[:1], (self._token, ttl_ms))
+        ballot = self._ballot("extend_locks", self._keys[:1], (self._word, ttl_ms))
         await ballot.decided
         ballot.end()
         if self._clock.now_ms() >= self.deadline_ms or len(ballot.no) >= ballot.quorum:
@@ -95,6 +97,16 @@ class QuorumClaim:
         self.deadline_ms = max(self.deadline_ms, deadline_ms)
         return deadline_ms
 
+    def leave_turns(self) -> None:
+        """See `labshop.locks.lease.Claim`."""
+        if self._visitor is not None:
+            self._turns.leave(self._visitor)
+            self._visitor = None
+
+    def abandon(self) -> None:
+        """See `labshop.locks.lease.Claim`."""
+        self._withdraw()
+
     async def release(self) -> bool:
         """See `labshop.locks.lease.Claim`; a majority of answers is enough."""
         ballot = self._withdraw()
@@ -104,7 +116,7 @@ class QuorumClaim:
         return ballot.yes >= ballot.quorum
 
     async def _take_turn(self, until_ms: float, on_wait: OnWait) -> None:
-        self._visitor = self._turns.enter(f"quorum:{self._key}", self._ask)
+        self._visitor = self._turns.enter(self._key, self._ask)
         if self._visitor.turn is None:
             return
         on_wait()
@@ -124,20 +136,38 @@ class QuorumClaim:
                 raise self._no_quorum(vote) if too_few else NotGranted
             self.deadline_ms = self._sent_ms + self._terms.ttl_ms - self._terms.drift_ms
             self._look_at_the_clock()
-            fence = await self._next_fence(self._key) if self._next_fence else 0
+            fence = await self._ask_for_fence()
             self._look_at_the_clock()
         except (NotGranted, LockError):
-            self._take_back()
+            self._take_back(waits=self._waits)
             raise
         return fence
+
+    @property
+    def _word(self) -> str:
+        """What stands on the nodes for the newest vote."""
+        return f"{self._token}.{self._tries}"
 
     def _look_at_the_clock(self) -> None:
         now_ms = self._clock.now_ms()
         if now_ms >= self.deadline_ms:
             raise LockExpired(self._key, self._terms.ttl_ms, now_ms - self._sent_ms)
 
+    async def _ask_for_fence(self) -> int:
+        if self._next_fence is None:
+            return 0
+        left_s = (self.deadline_ms - self._clock.now_ms()) / 1_000
+        with suppress(TimeoutError):  # then, the clock says so
+            async with asyncio.timeout(left_s):
+                return await self._next_fence(self._key)
+        return 0
+
     def _ask(self) -> Ballot:
-        """Ask all nodes for their vote."""
+        """Ask all nodes for their vote, each time by another word.
+
+        What undoes an earlier try may be late; it must not undo this one.
+        """
+        self._tries += 1
         self._sent_ms = self._clock.now_ms()
         self._wake_ups = [node.wake_up_call(self._token) for node in self._nodes]
         script = load_script("labshop.locks", "acquire_vote")
@@ -147,32 +177,37 @@ class QuorumClaim:
             if young_ms > 0:
                 raise NodeDown(node.name, f"it has just started, and may vote in {young_ms:.0f} ms")
             channel = node.channel if self._waits else ""
-            return node.send(script, self._keys, (self._token, self._terms.ttl_ms, channel))
+            args = (self._word, self._terms.ttl_ms, self._token, channel)
+            return node.send(script, self._keys, args)
 
         self._vote = Ballot(self._nodes, ask, lambda reply: bool(reply[0]))
         return self._vote
 
-    def _take_back(self) -> Ballot:
-        """Undo the vote on all nodes that were asked for it; it never suspends."""
+    def _take_back(self, *, waits: bool = False) -> Ballot:
+        """Undo the vote on all nodes that were asked for one; it never suspends.
+
+        Who `waits` for the next vote stays noted there, to be woken.
+        """
         vote, self._vote = self._vote, None
         if vote is not None:
             vote.end()
-        asked = () if vote is None else vote.asked
-        script = load_script("labshop.locks", "release_vote")
+            self._asked.update(vote.asked)
+        asked = frozenset(self._asked)
+        if not waits:
+            self._asked.clear()
+        script, word = load_script("labshop.locks", "release_vote"), self._word
 
         def ask(node: Node) -> "asyncio.Future[Reply]":
             if node not in asked:
                 raise NodeDown(node.name, "it was not asked for its vote")
-            return node.post(script, self._keys, (self._token,))
+            return node.post(script, self._keys, (word, self._token, int(waits)))
 
         return Ballot(self._nodes, ask, bool, asks_at_once=True)
 
     def _withdraw(self) -> Ballot:
         """Undo the vote, and give the turn in this process to the next one."""
         ballot = self._take_back()
-        if self._visitor is not None:
-            self._turns.leave(self._visitor)
-            self._visitor = None
+        self.leave_turns()
         return ballot
 
     async def _pause(self, until_ms: float) -> None:

@@ -23,6 +23,7 @@ from labshop.clock import Clock, SystemClock
 from labshop.locks.base import LockEventHook, ignore_event
 from labshop.locks.connection import Node
 from labshop.locks.grant import hold, obtain
+from labshop.locks.keys import check_terms
 from labshop.locks.lease import HeldLease
 from labshop.locks.quorum import QuorumClaim, Terms
 from labshop.locks.renewal import Renewal
@@ -61,6 +62,7 @@ class Redlock:
         clock: Clock | None = None,
         on_event: LockEventHook = ignore_event,
     ) -> None:
+        check_terms(key, ttl_ms)
         self.nodes = tuple(nodes)
         self.key = key
         self.clock = clock or SystemClock()

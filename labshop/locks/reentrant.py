@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from labshop.locks.errors import LockLost
 from labshop.locks.grant import Acquires
 from labshop.locks.lease import HeldLease
 
@@ -34,11 +35,15 @@ class Reentrant:
 
         Raises:
             LockTimeout, NodeError, NoQuorum: as the lock itself.
+            LockLost: this task held it, and its time is over.
         """
         owner = asyncio.current_task()
         assert owner is not None
         if owner in self._held:
-            yield self._held[owner]
+            lease = self._held[owner]
+            if lease.remaining_ms() <= 0:
+                raise LockLost(lease.key, lease.token)
+            yield lease
             return
         lease = await self._lock.acquire(wait_ms=wait_ms)
         self._held[owner] = lease

@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 from labshop.locks.errors import LockLost, NodeError, NoQuorum
 from labshop.locks.lease import HeldLease
@@ -45,37 +46,43 @@ async def renewed(lease: HeldLease, renewal: Renewal) -> AsyncIterator[None]:
     Raises:
         LockLost: the lease ended before the body did.
     """
+    # Not a task group: what the body raises must pass as it is.
+    keeper = asyncio.create_task(_keep(lease, renewal))
     try:
         async with asyncio.timeout(None) as patience:
-            # Not a task group: what the body raises must pass as it is.
-            keeper = asyncio.create_task(_keep(lease, renewal, patience))
+
+            def give_up(ended: "asyncio.Task[NoReturn]") -> None:
+                """Whatever ends the keeper, nobody keeps the lease any more."""
+                if ended.cancelled() or is_over:
+                    return
+                lease.lost.set()
+                if renewal.cancels_body:
+                    patience.reschedule(asyncio.get_running_loop().time())
+
+            is_over = False
+            keeper.add_done_callback(give_up)
             try:
                 yield
             finally:
+                is_over = True
                 keeper.cancel()
                 await asyncio.wait((keeper,))
     except TimeoutError:
         if not patience.expired():
             raise  # the body's own
-        raise LockLost(lease.key, lease.token) from None
     if not keeper.cancelled():
-        keeper.result()  # a defect of the keeper is not swallowed
+        keeper.result()  # LockLost, or a defect that is not swallowed
     if lease.lost.is_set():
         raise LockLost(lease.key, lease.token)
 
 
-async def _keep(lease: HeldLease, renewal: Renewal, patience: asyncio.Timeout) -> None:
+async def _keep(lease: HeldLease, renewal: Renewal) -> NoReturn:
     clock = lease.holding.clock
-    try:
-        for _ in range(renewal.times):
-            await clock.sleep_ms(max(0.0, lease.remaining_ms() - renewal.ttl_ms * RENEW_BELOW))
-            await _extend(lease, renewal.ttl_ms)
-        await clock.sleep_ms(max(0.0, lease.remaining_ms()))
-    except LockLost:
-        pass
-    lease.lost.set()
-    if renewal.cancels_body:
-        patience.reschedule(asyncio.get_running_loop().time())
+    for _ in range(renewal.times):
+        await clock.sleep_ms(max(0.0, lease.remaining_ms() - renewal.ttl_ms * RENEW_BELOW))
+        await _extend(lease, renewal.ttl_ms)
+    await clock.sleep_ms(max(0.0, lease.remaining_ms()))
+    raise LockLost(lease.key, lease.token)
 
 
 async def _extend(lease: HeldLease, ttl_ms: int) -> None:

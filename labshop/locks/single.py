@@ -20,6 +20,7 @@ from labshop.locks.base import LockEventHook, ignore_event
 from labshop.locks.claim import NodeClaim
 from labshop.locks.connection import Node
 from labshop.locks.grant import hold, obtain
+from labshop.locks.keys import check_terms
 from labshop.locks.lease import HeldLease
 from labshop.locks.renewal import Renewal
 
@@ -46,6 +47,7 @@ class SingleLock:
         on_event: LockEventHook = ignore_event,
         barges: bool = False,
     ) -> None:
+        check_terms(key, ttl_ms)
         self.node = node
         self.key = key
         self.ttl_ms = ttl_ms
@@ -61,6 +63,7 @@ class SingleLock:
 
         Raises:
             LockTimeout: it was not free in time.
+            LockExpired: it was granted so late that nothing of its time was left.
             NodeError: the node could not be asked.
         """
         return await self.acquire_with((), wait_ms=wait_ms)
@@ -73,7 +76,7 @@ class SingleLock:
             wait_ms: for all together, in milliseconds.
 
         Raises:
-            LockTimeout, NodeError: as `acquire`; none is held then.
+            LockTimeout, LockExpired, NodeError: as `acquire`; none is held then.
         """
         keys = tuple(sorted({self.key, *others}))
 
@@ -97,8 +100,7 @@ class SingleLock:
             renewal: keeps the lease alive while the body runs.
 
         Raises:
-            LockTimeout: it was not free in time.
+            LockTimeout, LockExpired, NodeError: as `acquire`.
             LockLost: it could not be renewed.
-            NodeError: the node could not be asked.
         """
         return hold(self, wait_ms, renewal)

@@ -78,7 +78,7 @@ class LocalTurns:
         """Whether the next one of this process will ask at once, and may."""
         queue = self._queues[key]
         following = next((it for it in queue.waiting if _waits(it)), None)
-        return following is not None and following.ask is not None and queue.run < RUN
+        return following is not None and following.ask is not None and queue.run + 1 < RUN
 
     def leave(self, visitor: Visitor) -> None:
         """Give the turn to the next one, whose request is sent before this returns."""

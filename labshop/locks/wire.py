@@ -25,6 +25,10 @@ DEAF_AFTER = 10
 """A connection that was silent for so many deadlines is given up."""
 
 
+BUSY = ("BUSY", "LOADING")
+"""How an error begins after which the same command may be carried out a little later."""
+
+
 class Pending:
     """A command that was sent, and waits for its reply."""
 
@@ -54,6 +58,7 @@ class Wire(asyncio.Protocol):
         on_push: told of messages that the node sends unasked.
         on_lost: told, when the connection has ended, what was never answered, and when the node
             was last heard, in seconds of the loop's clock.
+        on_busy: told, one deadline later, of an undo that the node was too busy to carry out.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Wire(asyncio.Protocol):
         timeout_s: float,
         on_push: Callable[[Sequence[Reply]], object],
         on_lost: Callable[[Sequence[Pending], float], object],
+        on_busy: Callable[[object], object],
     ) -> None:
         self.waiting: deque[Pending] = deque()
         self.closed = False
@@ -71,6 +77,7 @@ class Wire(asyncio.Protocol):
         self._timeout_s = timeout_s
         self._on_push = on_push
         self._on_lost = on_lost
+        self._on_busy = on_busy
         self._overdue = 0
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -85,6 +92,7 @@ class Wire(asyncio.Protocol):
         *,
         otherwise: Callable[[], bytes] | None = None,
         undo: object = None,
+        more: bool = False,
     ) -> "asyncio.Future[Reply]":
         """Send a command behind all that were sent before.
 
@@ -92,6 +100,7 @@ class Wire(asyncio.Protocol):
             parts: the command.
             otherwise: makes the packed command to send instead, if the node lacks the script.
             undo: handed to `on_lost` if no reply comes.
+            more: another command follows at once; both leave in one write.
 
         Returns:
             The reply to come. It fails with `NodeRefused`, or with `NodeSilent` when the deadline
@@ -102,14 +111,15 @@ class Wire(asyncio.Protocol):
             self._heard_at_s = now_s  # a rest is no silence
         reply: asyncio.Future[Reply] = self._loop.create_future()
         due_s = now_s + self._timeout_s
-        self._append(pack(parts), Pending(reply, due_s, otherwise, undo))
+        self._write(pack(parts), waits=more or bool(self.waiting))
+        self.waiting.append(Pending(reply, due_s, otherwise, undo))
         if self._timer is None:
             self._timer = self._loop.call_at(due_s, self._expire)
         return reply
 
     def send_unanswered(self, parts: Sequence[Part]) -> None:
         """Send a command whose answer is a push message."""
-        self._write(pack(parts))
+        self._write(pack(parts), waits=True)
 
     def is_deaf(self) -> bool:
         """Whether the node has been silent for ten deadlines, although it was asked."""
@@ -165,15 +175,19 @@ class Wire(asyncio.Protocol):
         elif pending.otherwise is not None and str(value).startswith("NOSCRIPT"):
             pending.due_s = self._loop.time() + self._timeout_s
             packed, pending.otherwise = pending.otherwise(), None
-            self._append(packed, pending)
-        elif not is_late:
-            fail(pending.reply, NodeRefused(self._name, str(value)))
+            self._write(packed, waits=True)
+            self.waiting.append(pending)
+        else:
+            if pending.undo is not None and str(value).startswith(BUSY):
+                self._loop.call_later(self._timeout_s, self._on_busy, pending.undo)
+            if not is_late:
+                fail(pending.reply, NodeRefused(self._name, str(value)))
 
-    def _append(self, packed: bytes, pending: Pending) -> None:
-        self._write(packed)
-        self.waiting.append(pending)
-
-    def _write(self, packed: bytes) -> None:
+    def _write(self, packed: bytes, *, waits: bool) -> None:
+        """Write at once where nothing is under way; otherwise with all of this turn of the loop."""
+        if not waits and not self._outgoing and self._transport is not None:
+            self._transport.write(packed)
+            return
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(packed)

@@ -4,7 +4,7 @@
 -- KEYS[2]  who holds: the owner by lock
 -- KEYS[3]  who has to give way
 -- ARGV[1]  the owner
--- ARGV[2]  the lock
+-- ARGV[2]  the lock; empty for one who only waited
 -- Returns  1 if it was noted as the holder, otherwise 0
 --
 -- Atomic because the lock may be another owner's by now, whose note must stay.

@@ -9,7 +9,7 @@
 -- ARGV[4]  for how long this note is believed, in milliseconds
 -- ARGV[5]  the channel by which to wake the owner
 -- Returns  {when the owner was born, the cycle if it has to give way, otherwise ""}; a cycle is
---          "owner lock" of each, joined by line feeds
+--          JSON, [[owner, lock], …]: names may contain whatever they like
 --
 -- Atomic because the cycle must be seen as a whole: each owner waits for one lock, each lock has
 -- one holder, so whoever follows the arrows comes back, or to an end.
@@ -30,7 +30,9 @@ end
 redis.call('HSET', KEYS[1], owner,
   string.format('%.0f %.0f %s %s', now_us + ARGV[4] * 1000, born, ARGV[5], lock))
 
-local cycle = {owner .. ' ' .. lock}
+redis.call('PEXPIRE', KEYS[1], 3600000)
+
+local cycle = {{owner, lock}}
 local youngest, youngest_born, channel = owner, born, ARGV[5]
 local holder = redis.call('HGET', KEYS[2], lock)
 while holder and holder ~= owner and #cycle < 1000 do
@@ -41,12 +43,12 @@ while holder and holder ~= owner and #cycle < 1000 do
   if tonumber(its_born) > youngest_born then
     youngest, youngest_born, channel = holder, tonumber(its_born), its_channel
   end
-  table.insert(cycle, holder .. ' ' .. its_lock)
+  table.insert(cycle, {holder, its_lock})
   holder = redis.call('HGET', KEYS[2], its_lock)
 end
 if holder ~= owner then return {born, ''} end
 
-local told = table.concat(cycle, '\n')
+local told = cjson.encode(cycle)
 redis.call('HDEL', KEYS[1], youngest)
 if youngest == owner then return {born, told} end
 redis.call('HSET', KEYS[3], youngest, told)
