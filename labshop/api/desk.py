@@ -91,7 +91,8 @@ class Desk:
 
     async def _look_up(self, order: Order, doubt: Unknown) -> Receipt:
         try:
-            receipt = await self._shop.ledger.find(order.id)
+            # Not the order's own id: a hardened stage may have begun anew under another.
+            receipt = await self._shop.ledger.find(doubt.order_id)
         except PurchaseError:
             raise doubt from None
         if receipt is None:

@@ -48,7 +48,8 @@ class Watch:
         if event.kind == "breaker":
             name, state = f"{event.details['name']} of {self.branch}", event.details["state"]
             self.recorder.breaker_change(name, state, process=self.branch)
-            (self._half_open.add if state == "half_open" else self._half_open.discard)(name)
+            if event.details["name"] == "ledger":  # the one whose calls pass through here
+                (self._half_open.add if state == "half_open" else self._half_open.discard)(name)
 
     async def record(self, ledger: Ledger, order: Order, fence: int) -> Receipt:
         await self.foot.hold()
