@@ -15,15 +15,24 @@ def printed(notebook: Path) -> str:
     return "".join(output.get("text", "") for output in outputs)
 
 
-@pytest.mark.parametrize("lesson", ["01_setnx"])
-def test_the_exercise_waits_and_its_solution_holds(lesson: str) -> None:
+@pytest.mark.parametrize(
+    ("lesson", "properties", "points"),
+    [
+        ("01_setnx", 6, ["10 of 10"]),
+        ("02_multilock", 9 + 3, ["10 of 10", "5 of 5"]),
+        ("03_redlock", 8, ["12 of 12"]),
+    ],
+)
+def test_the_exercises_wait_and_their_solutions_hold(
+    lesson: str, properties: int, points: list[str]
+) -> None:
     """Untouched, each property is TODO and none is called wrong; solved, all points are there."""
     waiting, solved = (
         printed(FOLDER / lesson / name) for name in ("lesson.ipynb", "solution.ipynb")
     )
 
-    assert waiting.count("TODO") == 6
+    assert waiting.count("TODO") == properties
     assert "FAIL" not in waiting
-    assert "the reference is used" in waiting
-    assert "10 of 10 points" in solved
-    assert "your own solution is used" in solved
+    assert waiting.count("the reference is used") == len(points)
+    assert all(f"{total} points" in solved for total in points)
+    assert solved.count("your own solution is used") == len(points)
