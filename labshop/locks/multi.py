@@ -77,7 +77,8 @@ class MultiLock:
         try:
             for lock in self.locks:
                 left_ms = until_ms - first.clock.now_ms()
-                leases.append(await lock.acquire(wait_ms=max(0.0, left_ms)))
+                # In this order, NaN stays NaN, and is refused.
+                leases.append(await lock.acquire(wait_ms=max(left_ms, 0.0)))
             _refuse_if_one_has_ended(leases, first.clock.now_ms())
         except BaseException:
             await _AllOf(leases).release()

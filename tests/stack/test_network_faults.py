@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from labshop.locks import Node
-from labshop.locks import NodeDown, NodeSilent
+from labshop.locks import Node, NodeDown, NodeSilent
 from labshop.stack.faults import Network, distant
 from labshop.stack.faults.stream import Ending, Stream
 from labshop.stack.leash import Leash

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from labshop.locks import Node
-from labshop.locks import NodeSilent
+from labshop.locks import Node, NodeSilent
 from labshop.stack.faults import Network
 from labshop.stack.faults.conditions import Fault
 from labshop.stack.faults.stream import QUEUE_BYTES
