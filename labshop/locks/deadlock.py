@@ -22,12 +22,13 @@ from typing import NoReturn, Protocol
 from labshop.clock import Clock, SystemClock
 from labshop.locks.base import LockEvent, LockEventHook, ignore_event
 from labshop.locks.connection import Node
-from labshop.locks.errors import DeadlockError, LockTimeout, NodeError
+from labshop.locks.errors import DeadlockError, NodeError
 from labshop.locks.grant import Acquires, hold
 from labshop.locks.lease import Claim, HeldLease
 from labshop.locks.renewal import Renewal
 from labshop.lua import load_script
 
+LOOK_AFTER_MS = 10
 LOOK_EVERY_MS = 100
 BELIEVED_MS = 10 * LOOK_EVERY_MS
 
@@ -129,13 +130,7 @@ class WatchedLock:
             DeadlockError: this owner gives way; it should release what it holds, and begin anew.
             LockTimeout, NodeError, NoQuorum: as the lock itself.
         """
-        asked_ms = self.clock.now_ms()
-        try:
-            lease = await self._lock.acquire(wait_ms=0)
-        except LockTimeout:
-            if wait_ms <= 0:
-                raise
-            lease = await self._wait(wait_ms - (self.clock.now_ms() - asked_ms))
+        lease = await self._wait(wait_ms)
         self._owner.note(self.key)
         lease.holding.claim = _Noted(lease.holding.claim, self._owner, self.key)
         return lease
@@ -156,23 +151,29 @@ class WatchedLock:
 
     async def _wait(self, wait_ms: float) -> HeldLease:
         """Wait for the lock, and look out for a cycle meanwhile."""
-        acquiring = asyncio.create_task(self._lock.acquire(wait_ms=max(0.0, wait_ms)))
-        looking = asyncio.create_task(self._owner.until_it_must_give_way(self.key))
+        acquiring = asyncio.create_task(self._lock.acquire(wait_ms=wait_ms))
+        looking: asyncio.Task[NoReturn] | None = None
         is_ours = False
         try:
-            await asyncio.wait((acquiring, looking), return_when=asyncio.FIRST_COMPLETED)
+            # Most locks are had at once, and need no note.
+            await asyncio.wait((acquiring,), timeout=LOOK_AFTER_MS / 1_000)
+            if not acquiring.done():
+                looking = asyncio.create_task(self._owner.until_it_must_give_way(self.key))
+                await asyncio.wait((acquiring, looking), return_when=asyncio.FIRST_COMPLETED)
             if acquiring.done():
                 lease = acquiring.result()
                 is_ours = True
                 return lease
+            assert looking is not None
             self._tell_of_deadlock()
             looking.result()
             raise AssertionError("it looks until it must give way")
         finally:
             # Nothing here suspends: a second cancellation must not leave a lock behind.
-            self._owner.forget()
-            looking.cancel()
-            looking.add_done_callback(_look_at_error)
+            if looking is not None:
+                self._owner.forget()
+                looking.cancel()
+                looking.add_done_callback(_look_at_error)
             if not is_ours:
                 acquiring.cancel()
                 acquiring.add_done_callback(_give_back)
