@@ -59,7 +59,7 @@ notebooks: setup ## Rebuild and execute the lessons from their lesson.py
 	@$(BIN)/python notebooks/build.py
 
 mutants: setup ## Prove grader and lock tests: each known defect is seen
-	@$(BIN)/python -m pytest tests/lessons/test_known_wrong_answers.py -v
+	@$(BIN)/python -m pytest tests/lessons/test_known_wrong_*.py -v
 	@$(BIN)/python -m tests.locks.mutants
 
 zoo: setup ## Let every bug of the zoo sell, and see the judge catch it

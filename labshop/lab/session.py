@@ -26,6 +26,7 @@ from labshop.judge.books import Books
 from labshop.judge.history import History
 from labshop.lab.crowd import make_crowd
 from labshop.lab.doors import sell_over_http
+from labshop.lab.small_cluster import SmallCluster, start_cluster
 from labshop.lab.trial import Arena, Trial, try_out
 from labshop.lab.trial.run import MakeStrategy
 from labshop.lab.trial.scenarios import FIRST_LOOK, SCENARIOS
@@ -170,6 +171,12 @@ class Lab:
         """Units of a product that were sold since it was put on sale."""
         return await self.shop.ledger.sold(product_id) - self._sold_before.get(product_id, 0)
 
+    async def start_cluster(self) -> SmallCluster:
+        """A Redis Cluster of three masters, beside this lab's servers; it ends with them."""
+        small = await start_cluster(self.home / "cluster", self._settings.redis_server)
+        self._undo.callback(small.leash.end)
+        return small
+
     @contextmanager
     def serving(self) -> Iterator[ApiProcess]:
         """The API as a process of its own on this lab's stores, to be called and killed."""
@@ -243,18 +250,19 @@ class Lab:
         buyers: int,
         *,
         seed: int = 1,
+        stage: str = "v1",
         progress: Callable[[int, int], object] | None = None,
     ) -> History:
         """Let so many new users press *buy* at once, over HTTP; returns what they were told.
 
-        Each asks until there is a definite answer, for `CROWD_S` seconds at most. `progress` is
-        told how many have one, and of how many; a `Meter` shows it.
+        Each asks a `stage` until there is a definite answer, for `CROWD_S` seconds at most.
+        `progress` is told how many have one, and of how many; a `Meter` shows it.
         """
         user_ids = await self.buyers(buyers)
         tokens = {user_id: self.shop.tokens.issue(user_id) for user_id in user_ids}
         crowd = make_crowd(user_ids, lambda _: (Line(product_id, 1),), seed=seed)
         patient = [replace(buyer, patience_s=CROWD_S) for buyer in crowd]
-        return await sell_over_http(patient, [url], tokens, progress=progress)
+        return await sell_over_http(patient, [url], tokens, stage=stage, progress=progress)
 
     async def _live(self) -> None:
         async with running(self.shop):

@@ -7,6 +7,7 @@ node has the key at the moment; all keys of one lock share a hash tag.
 When a slot moves or a replica takes over, a node answers MOVED or nothing at all; then the map is
 read anew. A lease that was granted before a failover may be gone with the old master: replication
 is asynchronous, and the fencing token may repeat. The ledger has to have a fence of its own.
+While a slot is on its way from one master to another, its locks are not to be had (ASK).
 
 Source: Redis documentation, "Redis cluster specification", key distribution and redirection.
 """

@@ -156,11 +156,14 @@ class QuorumClaim:
     async def _ask_for_fence(self) -> int:
         if self._next_fence is None:
             return 0
-        left_s = (self.deadline_ms - self._clock.now_ms()) / 1_000
-        with suppress(TimeoutError):  # then, the clock says so
-            async with asyncio.timeout(left_s):
+        left_ms = self.deadline_ms - self._clock.now_ms()
+        try:
+            async with asyncio.timeout(left_ms / 1_000) as patience:
                 return await self._next_fence(self._key)
-        return 0
+        except TimeoutError:
+            if not patience.expired():
+                raise  # whoever gives out the tokens timed out
+            raise LockExpired(self._key, self._terms.ttl_ms, self._terms.ttl_ms) from None
 
     def _ask(self) -> Ballot:
         """Ask all nodes for their vote, each time by another word.

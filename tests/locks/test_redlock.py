@@ -87,15 +87,31 @@ async def test_the_fence_is_somebody_elses_to_give(five: Five) -> None:
     assert keys == ["door", "door"]
 
 
-async def test_a_fence_that_cannot_be_had_gives_the_votes_back(five: Five) -> None:
-    """An error of whoever gives the fences reaches the caller, and nothing is held."""
+@pytest.mark.parametrize("error", [ZeroDivisionError, TimeoutError])
+async def test_a_fence_that_cannot_be_had_gives_the_votes_back(
+    five: Five, error: type[Exception]
+) -> None:
+    """An error of whoever gives the fences reaches the caller as it is, and nothing is held."""
 
     async def fail(_key: str) -> int:
-        raise ZeroDivisionError
+        raise error
 
     nodes = five.process()
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(error):
         await redlock(nodes, next_fence=fail).acquire(wait_ms=0)
+
+    assert await five.is_left_empty_by(*nodes)
+
+
+async def test_a_fence_that_never_comes_is_waited_for_no_longer_than_the_lease(five: Five) -> None:
+    """Whoever gives the fences hangs: the lock is not had, and the next task of this process is."""
+    nodes = five.process()
+    hanging = redlock(nodes, ttl_ms=SHORT_MS, next_fence=lambda _key: asyncio.Future())
+
+    with pytest.raises(LockExpired):
+        await hanging.acquire(wait_ms=0)
+    async with redlock(nodes).hold(wait_ms=5_000):
+        pass
 
     assert await five.is_left_empty_by(*nodes)
 
