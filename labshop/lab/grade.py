@@ -8,7 +8,8 @@ that a classic wrong answer cannot pass by luck.
 The grader knows the client's boundary only: what a lock does within one command is Redis'.
 """
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -125,3 +126,35 @@ def _short(parts: tuple[str | int, ...]) -> str:
         return f"{name} …"
     options = [str(part) for part in parts[2:] if str(part).upper() in ("NX", "XX", "PX", "EX")]
     return " ".join([name, *options])
+
+
+async def grade(
+    exercise: str,
+    properties: Mapping[str, tuple[int, Callable[[], Awaitable[None]]]],
+    *,
+    within_s: float,
+) -> Grade:
+    """Try whether each property holds.
+
+    Args:
+        exercise: its name in the report.
+        properties: by their names: the points, and what raises `Broken` where it does not hold.
+        within_s: what takes longer, in seconds, counts as not done.
+    """
+    findings = []
+    for name, (points, holds) in properties.items():
+        try:
+            async with asyncio.timeout(within_s):
+                await holds()
+            findings.append(Finding(name, points, "PASS"))
+        except NotImplementedError:
+            findings.append(Finding(name, points, "TODO"))
+        except Broken as broken:
+            findings.append(Finding(name, points, "FAIL", broken.reason, broken.story))
+        except TimeoutError:
+            findings.append(
+                Finding(name, points, "FAIL", f"it was not done within {within_s:.0f} s")
+            )
+        except Exception as error:  # noqa: BLE001  # whatever a learner's code raises is a finding
+            findings.append(Finding(name, points, "FAIL", f"{type(error).__name__}: {error}"))
+    return Grade(exercise, tuple(findings))

@@ -7,9 +7,10 @@ locks; see `labshop.lab.many_locks_tap`.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import permutations
 
-from labshop.lab.grade import Broken, Finding, Grade
+from labshop.lab.grade import Broken, Grade, grade
 from labshop.lab.many_locks import LockAll, OneLease
 from labshop.lab.many_locks_tap import Fault, Tap
 from labshop.locks import LockTimeout, Node, NodeDown, NodeSilent
@@ -36,22 +37,11 @@ async def check_lock_all(lock_all: LockAll, node: Node) -> Grade:
         lock_all: the learner's.
         node: keys that begin with ``lock:{exercise:`` are used on it.
     """
-    findings = []
-    for name, (points, holds) in PROPERTIES.items():
-        try:
-            async with asyncio.timeout(FINISH_S):
-                await holds(lock_all, node)
-            findings.append(Finding(name, points, "PASS"))
-        except NotImplementedError:
-            findings.append(Finding(name, points, "TODO"))
-        except Broken as broken:
-            findings.append(Finding(name, points, "FAIL", broken.reason, broken.story))
-        except TimeoutError:
-            reason = f"it was not done within {FINISH_S:.0f} s"
-            findings.append(Finding(name, points, "FAIL", reason))
-        except Exception as error:  # noqa: BLE001  # whatever a learner's code raises is a finding
-            findings.append(Finding(name, points, "FAIL", f"{type(error).__name__}: {error}"))
-    return Grade(EXERCISE, tuple(findings))
+    properties = {
+        name: (points, partial(holds, lock_all, node))
+        for name, (points, holds) in PROPERTIES.items()
+    }
+    return await grade(EXERCISE, properties, within_s=FINISH_S)
 
 
 async def holds_all(lock_all: LockAll, node: Node) -> None:
