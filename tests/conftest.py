@@ -1,4 +1,4 @@
-"""Real servers for every test: a Redis or Valkey process per worker, a ledger per test."""
+"""Real servers for every test: a Redis and a PostgreSQL process per worker, a ledger per test."""
 
 import asyncio
 import os
@@ -10,13 +10,22 @@ from pathlib import Path
 import pytest
 
 from labshop.api.shop import Shop, build_shop, running
+from labshop.errors import SetupError
 from labshop.locks import Node
 from labshop.settings import Settings
 from labshop.stack.leash import Leash
 from labshop.stack.nodes import NodeSpec, ServerNode, find_server
+from labshop.stack.postgres import PostgresServer, find_postgres
+from tests.ledgers import dropped, new_database, stocked_server
 
 SECRET = "a-secret-of-tests-that-has-at-least-32-bytes"
 SETTLE_S = 20.0
+
+either_ledger = pytest.mark.parametrize("ledger_url", ["sqlite", "postgresql"], indirect=True)
+"""Runs a test, or a module, on each of the ledger's engines in turn; all others run on SQLite."""
+
+on_postgresql = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+"""Runs it on PostgreSQL alone."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -65,9 +74,56 @@ async def node(either_server: ServerNode) -> AsyncIterator[Node]:
         yield connection
 
 
+@pytest.fixture(scope="session")
+def postgres(leash: Leash) -> Iterator[PostgresServer]:
+    """A PostgreSQL server, one per worker, that is set up as nobody would wish."""
+    need_postgres()
+    with stocked_server(leash, durable=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def durable_postgres(leash: Leash) -> Iterator[PostgresServer]:
+    """A server whose commits reach the disk, one per worker, for tests that kill it."""
+    need_postgres()
+    with stocked_server(leash, durable=True) as server:
+        yield server
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path / "home", jwt_secret=SECRET, node_timeout_ms=2_000)  # type: ignore[arg-type]  # pydantic wraps it
+def frail_postgres(durable_postgres: PostgresServer) -> PostgresServer:
+    """The same, at work, whatever the test before has done to it."""
+    if not durable_postgres.alive:
+        durable_postgres.restart()
+    return durable_postgres
+
+
+@pytest.fixture
+def frail_ledger_url(frail_postgres: PostgresServer) -> str:
+    """A new ledger on it."""
+    return new_database(frail_postgres)
+
+
+@pytest.fixture
+def ledger_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """Where this test's ledger is, which is new; None is SQLite in the shop's home."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield None
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = new_database(server)
+    yield url
+    dropped(server, url)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, ledger_url: str | None) -> Settings:
+    return Settings(
+        home=tmp_path / "home",
+        jwt_secret=SECRET,  # type: ignore[arg-type]  # pydantic wraps it
+        node_timeout_ms=2_000,
+        database_url=ledger_url,
+    )
 
 
 @pytest.fixture
@@ -117,6 +173,14 @@ def need_in_ci(sentence: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(sentence)
     pytest.skip(sentence)
+
+
+def need_postgres() -> None:
+    """Skip what needs a PostgreSQL server where there is none."""
+    try:
+        find_postgres()
+    except SetupError:
+        need_in_ci("PostgreSQL is not installed; these tests ran on SQLite only")
 
 
 def _serve(server: Path, leash: Leash, folder: Path) -> Iterator[ServerNode]:

@@ -2,10 +2,8 @@
 
 import asyncio
 import signal
-import sqlite3
 import sys
 from collections import Counter
-from contextlib import closing
 from dataclasses import replace
 from uuid import UUID
 
@@ -16,7 +14,8 @@ from labshop.shop.domain import Line, Order, Receipt
 from labshop.shop.errors import PurchaseError, SoldOut, Unavailable
 from labshop.stages.v1_setnx import Purchase
 from labshop.storage.database import Database
-from tests.conftest import eventually, users
+from tests.conftest import either_ledger, eventually, users
+from tests.ledgers import other_program
 
 PRODUCT = 1
 
@@ -44,12 +43,14 @@ async def books(shop: Shop) -> tuple[int, int, int]:
     )
 
 
+@either_ledger
 async def test_s12_hundred_users_buy_one_each_of_hundred(shop: Shop) -> None:
     """S12: 100 users buy 1 each of 100: sold is 100, oversold 0, and nobody is turned away."""
     assert await buy_all(shop, 100) == {"sold": 100}
     assert await books(shop) == (0, 0, 100)
 
 
+@either_ledger
 async def test_s12_three_hundred_users_want_hundred(shop: Shop) -> None:
     """With 300 users for 100 units, 100 are sold and exactly 200 are told that it is sold out."""
     assert await buy_all(shop, 300) == {"sold": 100, "SoldOut": 200}
@@ -122,6 +123,7 @@ class FailingLedger:
         raise Unavailable("ledger", f"the disk is full at fence {fence} of {order.id}")
 
 
+@either_ledger
 async def test_s14_a_ledger_that_fails_to_save_gives_the_stock_back(shop: Shop) -> None:
     """S14: when SQL fails to save, Redis gets its units back, and both agree."""
     tools = replace(shop.toolbox(), ledger=FailingLedger(shop), lock_wait_ms=1_000)
@@ -133,14 +135,15 @@ async def test_s14_a_ledger_that_fails_to_save_gives_the_stock_back(shop: Shop) 
     assert await books(shop) == (100, 100, 0)
 
 
+@either_ledger
 async def test_s14_a_locked_database_gives_the_stock_back(shop: Shop) -> None:
     """S14 with a real outage: another program holds the database; the buyer is refused."""
     [user_id] = await users(shop, 1)
     impatient = Database(shop.settings.ledger_url(), timeout_ms=50)
     shop.writer._database = impatient
 
-    with closing(sqlite3.connect(shop.settings.home / "ledger.db")) as other_program:
-        other_program.execute("BEGIN IMMEDIATE")
+    with other_program(shop.settings.ledger_url()) as program:
+        program.begin_writing()
         with pytest.raises(Unavailable):
             await Purchase(shop.toolbox()).buy(Order.place(user_id, [Line(PRODUCT, 3)]))
         assert await shop.inventory.left(PRODUCT) == 100
@@ -149,6 +152,7 @@ async def test_s14_a_locked_database_gives_the_stock_back(shop: Shop) -> None:
     impatient.close()
 
 
+@either_ledger
 async def test_s14_control_without_compensation_the_units_are_lost(shop: Shop) -> None:
     """Control: the same failure, and nobody undoes: three units are held by nobody's order."""
     [user_id] = await users(shop, 1)
@@ -210,6 +214,7 @@ async def test_saga_gives_back_in_the_real_gate_once(shop: Shop) -> None:
     assert await books(shop) == (100, 100, 0)
 
 
+@either_ledger
 async def test_a_buyer_that_was_cancelled_in_mid_purchase_is_settled_by_look_up(
     shop: Shop,
 ) -> None:

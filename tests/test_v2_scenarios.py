@@ -37,7 +37,7 @@ async def stock(shop: Shop, *products: int) -> list[int]:
 async def put_on_sale(shop: Shop, units: dict[int, int]) -> None:
     for product, count in units.items():
         await shop.ledger.adjust(product, units=count, actor="test")
-    await shop.inventory.rebuild()
+    await shop.inventory.gate.rebuild()
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -157,7 +157,7 @@ class Shop:
             )
             self.stocked = True
         # A process that died may have cancelled an order without telling the gate.
-        await self.inventory.rebuild()
+        await self.inventory.gate.rebuild()
         self.opened.set()
 
 
@@ -216,16 +216,18 @@ def build_shop(settings: Settings, *, gate_url: str, clock: Clock | None = None)
 @asynccontextmanager
 async def running(shop: Shop) -> AsyncIterator[Shop]:
     """The shop with its writer and its reconciler at work, for an ``async with`` body."""
-    async with asyncio.TaskGroup() as tasks:
-        workers = [tasks.create_task(shop.writer.run()), tasks.create_task(shop.work())]
-        try:
-            yield shop
-        finally:
-            for worker in workers:
-                worker.cancel()
-            for node in (shop.node, *shop.lock_nodes):
-                await node.close()
-    shop.database.close()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            workers = [tasks.create_task(shop.writer.run()), tasks.create_task(shop.work())]
+            try:
+                yield shop
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                for node in (shop.node, *shop.lock_nodes):
+                    await node.close()
+    finally:
+        shop.database.close()
 
 
 def _secret(path: Path, given: SecretStr | None) -> str:

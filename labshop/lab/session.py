@@ -132,7 +132,7 @@ class Lab:
         """Give a product that much stock, in the ledger and at the gate; its books begin anew."""
         self._sold_before[product_id] = await self.shop.ledger.sold(product_id)
         await self.shop.ledger.adjust(product_id, units=units, actor="lesson")
-        await self.shop.inventory.rebuild()
+        await self.shop.inventory.gate.rebuild()
 
     async def buyers(self, count: int) -> list[int]:
         """New users, by their ids."""

@@ -61,12 +61,12 @@ class Reconciler:
         Raises:
             Unavailable: gate or ledger cannot be reached.
         """
-        if self._inventory.suspect or self._ledger.contradicted:
-            self._inventory.suspect = True
+        if self._inventory.gate.suspect or self._ledger.contradicted:
+            self._inventory.gate.suspect = True
             self._ledger.contradicted = False
             # A transaction that somebody has given up waiting for must be in the snapshot.
             await self._ledger.catch_up()
-            await self._inventory.rebuild()
+            await self._inventory.gate.rebuild()
             log.info("reconcile.rebuilt")
         await self._tell_cancellations()
         for order_id in await self._inventory.abandoned(older_than_ms=self._reservation_ttl_ms):
@@ -77,7 +77,7 @@ class Reconciler:
                 await self._inventory.confirm(receipt)
             else:
                 # Booked and cancelled, and the gate knows of neither.
-                self._inventory.suspect = True
+                self._inventory.gate.suspect = True
             log.info("reconcile.settled", order_id=str(order_id), booked=receipt is not None)
 
     async def _tell_cancellations(self) -> None:

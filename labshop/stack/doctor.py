@@ -16,6 +16,7 @@ from labshop.errors import SetupError
 from labshop.settings import Settings
 from labshop.stack.nodes import find_server
 from labshop.stack.ports import choose_port
+from labshop.stack.postgres import find_postgres
 
 API_PORT = 8000
 _OLDEST_PYTHON = (3, 11)
@@ -71,6 +72,13 @@ def examine(settings: Settings) -> list[Finding]:
             lack="taken",
         ),
         *(tool.find() for tool in _TOOLS),
+        Finding(
+            "PostgreSQL",
+            "can hold the ledger in place of SQLite",
+            "On Debian: apt install postgresql",
+            required=False,
+            found=_postgres(),
+        ),
     ]
 
 
@@ -117,13 +125,6 @@ _TOOLS = (
         "See https://docs.docker.com/get-docker/",
         ("docker",),
     ),
-    _Tool(
-        "PostgreSQL",
-        "can hold the ledger in place of SQLite",
-        "On Debian: apt install postgresql",
-        ("postgres",),
-        "usr/lib/postgresql/*/bin/postgres",
-    ),
 )
 
 
@@ -150,6 +151,13 @@ def _server(settings: Settings) -> str | None:
         return None
     origin = "packaged" if settings.redis_server is None else str(path)
     return f"{answer.stdout.split()[0]} {version} ({origin})"
+
+
+def _postgres() -> str | None:
+    try:
+        return str(find_postgres())
+    except SetupError:
+        return None
 
 
 def _writable(folder: Path) -> str | None:

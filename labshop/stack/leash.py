@@ -16,6 +16,7 @@ calls ``exec`` holds the pipe open.
 """
 
 import os
+import pwd
 import select
 import signal
 import subprocess
@@ -59,6 +60,7 @@ class Leash:
         command: Sequence[str],
         output: IO[bytes] | None = None,
         env: Mapping[str, str] | None = None,
+        account: pwd.struct_passwd | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start a process that ends when the supervisor does.
 
@@ -66,6 +68,7 @@ class Leash:
             command: the program and its arguments.
             output: receives what it prints; None leaves it on the supervisor's own output.
             env: its whole environment; None is the supervisor's.
+            account: whom it runs as, in the root folder; None is the supervisor's own.
 
         Raises:
             OSError: the program cannot be run, or the leash is gone.
@@ -78,6 +81,11 @@ class Leash:
             env=env,
             process_group=self.group,
             pass_fds=(self._membership,),
+            # The supervisor's working folder may be closed to another account.
+            cwd=None if account is None else "/",
+            user=None if account is None else account.pw_uid,
+            group=None if account is None else account.pw_gid,
+            extra_groups=None if account is None else (),
         )
 
     def end(self) -> None:

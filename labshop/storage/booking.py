@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, or_, select
-from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col
 
 from labshop.shop.domain import Order, Receipt
@@ -31,7 +30,7 @@ from labshop.shop.errors import (
     Unavailable,
 )
 from labshop.storage.changes import EventRow, next_event
-from labshop.storage.database import outage_reason
+from labshop.storage.database import UNWRITABLE, outage_reason
 from labshop.storage.records import as_receipt, lines_of
 from labshop.storage.statements import Statements, Stock
 from labshop.storage.tables import Purchase
@@ -57,8 +56,9 @@ def book(session: Session, bookings: Sequence[Booking]) -> list[Receipt | Refuse
             ends = [group.decide(booking.order, booking.fence) for booking in bookings]
             group.write()
             return ends
-    except IntegrityError as clash:
-        # A row that an order refers to is gone: that is nobody else's fault.
+    except UNWRITABLE as clash:
+        # A row that an order refers to is gone, or PostgreSQL cannot hold its key: that is nobody
+        # else's fault.
         if len(bookings) == 1:
             return [Unavailable("ledger", outage_reason(clash))]
         return [end for booking in bookings for end in book(session, [booking])]

@@ -6,8 +6,12 @@ before it counts (`synchronous=FULL`): what a buyer is told, a power loss does n
 There is one writer at a time: a write transaction asks for that place when it begins (SQLite by
 BEGIN IMMEDIATE, PostgreSQL by an advisory lock), so that events are numbered in the order of
 their commits. What one transaction reads is of one moment.
+
+What a PostgreSQL server is set up for is not relied on: isolation and time zone are asked for.
 """
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
@@ -17,9 +21,10 @@ import anyio.to_thread
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import QueuePool
 from sqlmodel import Session
 
 from labshop.errors import SetupError
@@ -30,7 +35,12 @@ T = TypeVar("T")
 WRITER_LOCK = 7_351
 """PostgreSQL's advisory lock of whoever writes the ledger."""
 
+_CLOSE_POLL_S = 0.005
+
 OUTAGE = (DBAPIError, PoolTimeoutError)
+
+UNWRITABLE = (IntegrityError, DataError)
+"""What SQL says of a row that it cannot hold: a fault of that row, and of no other's writer."""
 
 
 class Database:
@@ -43,9 +53,13 @@ class Database:
 
     def __init__(self, url: str, *, timeout_ms: int) -> None:
         try:
-            self.engine = _make_engine(url, timeout_ms)
+            self.engine = _make_engine(make_url(url), timeout_ms)
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
             raise SetupError(f"LABSHOP_DATABASE_URL is not usable: {error}.") from None
+        self._timeout_s = timeout_ms / 1_000
+        # A file answers, or is locked, in time; a server may hang. It has twice the time of one
+        # statement: to connect, and to be asked.
+        self._patience_s = None if _is_sqlite(self.engine.url) else 2 * self._timeout_s
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -71,7 +85,12 @@ class Database:
             with self.reading() as session:
                 return work(session)
 
-        return await anyio.to_thread.run_sync(read)
+        try:
+            async with asyncio.timeout(self._patience_s):
+                may_hang = self._patience_s is not None
+                return await anyio.to_thread.run_sync(read, abandon_on_cancel=may_hang)
+        except TimeoutError:
+            raise Unavailable("ledger", "no answer in time") from None
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
@@ -95,19 +114,39 @@ class Database:
             command.upgrade(config, "head")
 
     def close(self) -> None:
-        """Return every connection."""
+        """Return every connection, once each transaction under way has ended or had its time."""
+        until_s = time.monotonic() + self._timeout_s
+        while self._in_use() and time.monotonic() < until_s:
+            time.sleep(_CLOSE_POLL_S)
         self.engine.dispose()
+
+    def _in_use(self) -> bool:
+        # A cancelled reading goes on in its thread, and its connection would never be closed.
+        pool = self.engine.pool
+        return isinstance(pool, QueuePool) and pool.checkedout() > 0
 
 
 def outage_reason(error: Exception) -> str:
     """The driver's own words, without the statement and its values."""
-    return str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
+    words = str(error.orig if isinstance(error, DBAPIError) else error).strip()
+    return (words.splitlines() or [type(error).__name__])[0]
 
 
-def _make_engine(url: str, timeout_ms: int) -> Engine:
+def _make_engine(url: URL, timeout_ms: int) -> Engine:
+    if _is_sqlite(url):
+        return _make_sqlite_engine(url, timeout_ms)
+    if url.get_backend_name() not in {"postgresql", "postgres"}:
+        raise ArgumentError(f"{url.get_backend_name()} is neither SQLite nor PostgreSQL")
+    # The URL as libpq and cloud providers write it names no driver, or another one.
+    return _make_postgresql_engine(url.set(drivername="postgresql+psycopg"), timeout_ms)
+
+
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _make_sqlite_engine(url: URL, timeout_ms: int) -> Engine:
     timeout_s = timeout_ms / 1_000
-    if make_url(url).get_backend_name() != "sqlite":
-        return _make_postgresql_engine(url, timeout_ms)
     engine = create_engine(
         url,
         connect_args={"timeout": timeout_s, "check_same_thread": False},
@@ -118,11 +157,17 @@ def _make_engine(url: str, timeout_ms: int) -> Engine:
     return engine
 
 
-def _make_postgresql_engine(url: str, timeout_ms: int) -> Engine:
-    options = f"-c statement_timeout={timeout_ms} -c lock_timeout={timeout_ms}"
+def _make_postgresql_engine(url: URL, timeout_ms: int) -> Engine:
+    settings = {"statement_timeout": timeout_ms, "lock_timeout": timeout_ms, "timezone": "UTC"}
     engine = create_engine(
         url,
-        connect_args={"connect_timeout": max(1, timeout_ms // 1_000), "options": options},
+        connect_args={
+            "connect_timeout": max(1, timeout_ms // 1_000),
+            "tcp_user_timeout": timeout_ms,
+            "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+        },
+        # A writer that had to wait for its place must see what the one before it wrote.
+        isolation_level="READ COMMITTED",
         pool_pre_ping=True,
         pool_timeout=timeout_ms / 1_000,
     )

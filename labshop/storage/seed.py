@@ -49,19 +49,17 @@ def seed(database: Database, *, admin_password_hash: str) -> None:
 
 
 def _fill(session: Session) -> None:
-    for name, price_minor in PRODUCTS:
-        product = Product(name=name, price_minor=price_minor, stock_left=STOCK)
-        session.add(product)
+    # Numbered here: a sequence of PostgreSQL does not go back when a seeding was broken off, and
+    # the bundles name their products by number.
+    for number, (name, price_minor) in enumerate(PRODUCTS, start=1):
+        session.add(Product(id=number, name=name, price_minor=price_minor, stock_left=STOCK))
         session.flush()
-        assert product.id is not None
-        append_event(session, product.id, STOCK, "seeded", "system", None)
-    for name, product_ids in BUNDLES:
-        bundle = Bundle(name=name)
-        session.add(bundle)
+        append_event(session, number, STOCK, "seeded", "system", None)
+    for number, (name, product_ids) in enumerate(BUNDLES, start=1):
+        session.add(Bundle(id=number, name=name))
         session.flush()
-        assert bundle.id is not None
         for product_id in product_ids:
-            session.add(BundleItem(bundle_id=bundle.id, product_id=product_id, quantity=1))
+            session.add(BundleItem(bundle_id=number, product_id=product_id, quantity=1))
     # Open at all times, so that a lesson can be taken on any day of the year.
     session.add(
         SaleWindow(

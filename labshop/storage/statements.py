@@ -102,12 +102,14 @@ class Statements:
         prices: Mapping[int, int],
         events: Iterable[EventRow],
     ) -> None:
-        """Add orders, their lines and their events."""
+        """Add orders of one moment, their lines and their events."""
+        at = self._stored(receipts[0].created_at)
+        ids: dict[UUID | None, object] = {it.order_id: self._id(it.order_id) for it in receipts}
         self._execute_many(
             ADD_PURCHASE,
             [
                 (
-                    self._id(it.order_id),
+                    ids[it.order_id],
                     it.user_id,
                     sale_id,
                     it.price_minor,
@@ -115,7 +117,7 @@ class Statements:
                     it.sequence,
                     it.idempotency_key,
                     it.fingerprint,
-                    self._stored(it.created_at),
+                    at,
                 )
                 for it in receipts
             ],
@@ -123,7 +125,7 @@ class Statements:
         self._execute_many(
             ADD_LINE,
             [
-                (self._id(it.order_id), line.product_id, line.quantity, prices[line.product_id])
+                (ids[it.order_id], line.product_id, line.quantity, prices[line.product_id])
                 for it in receipts
                 for line in it.lines
             ],
@@ -137,8 +139,8 @@ class Statements:
                     event["delta"],
                     event["reason"],
                     event["actor"],
-                    self._id(event["purchase_id"]),
-                    self._stored(event["created_at"]),
+                    ids[event["purchase_id"]],
+                    at,
                     event["previous_hash"],
                     event["hash"],
                 )
@@ -164,8 +166,8 @@ class Statements:
     def _text(self, sql: str) -> str:
         return sql if self._is_sqlite else sql.replace("?", "%s")
 
-    def _id(self, value: UUID | None) -> object:
-        return value.hex if value is not None and self._is_sqlite else value
+    def _id(self, value: UUID) -> object:
+        return value.hex if self._is_sqlite else value
 
     def _stored(self, moment: datetime) -> object:
         return moment.strftime("%Y-%m-%d %H:%M:%S.%f") if self._is_sqlite else moment

@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, TypeVar, cast
 
-from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
 from labshop.shop.errors import Refused, Unavailable
 from labshop.storage.booking import Booking, book
-from labshop.storage.database import OUTAGE, Database, outage_reason
+from labshop.storage.database import OUTAGE, UNWRITABLE, Database, outage_reason
 
 GROUP_SIZE = 500
 QUEUE_LENGTH = 10_000
@@ -138,7 +137,7 @@ def _attempt(session: Session, work: Callable[[Session], Any]) -> Any:
             return work(session)
     except Refused as refusal:
         return refusal
-    except IntegrityError as clash:
+    except UNWRITABLE as clash:
         # Another process was faster, or a row it refers to is gone: that is nobody else's fault.
         return Unavailable("ledger", outage_reason(clash))
     except OUTAGE:

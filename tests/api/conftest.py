@@ -129,7 +129,7 @@ async def start_api(leash: Leash, valkey: ServerNode, tmp_path: Path) -> AsyncIt
 
 
 async def _sells(shop: Shop) -> bool:
-    return shop.stocked and not shop.inventory.suspect
+    return shop.stocked and not shop.inventory.gate.suspect
 
 
 def problem(answer: httpx.Response) -> tuple[int, str]:

@@ -217,7 +217,7 @@ async def test_an_open_breaker_refuses_before_the_ledger_is_asked(scene: Scene) 
 async def test_sold_out_opens_no_breaker(scene: Scene) -> None:
     """A hundred buyers who are refused for want of stock leave all breakers closed."""
     await scene.shop.ledger.adjust(PRODUCT, units=0, actor="test")
-    await scene.shop.inventory.rebuild()
+    await scene.shop.inventory.gate.rebuild()
     strategy = harden(v1_setnx.Purchase)(scene.tools())
     for _ in range(100):
         with pytest.raises(SoldOut):

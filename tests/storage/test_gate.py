@@ -1,7 +1,6 @@
 """The gate: units are set aside, sold or given back exactly once, whatever is lost."""
 
 import asyncio
-from uuid import UUID
 
 import pytest
 
@@ -10,8 +9,9 @@ from labshop.locks import NodeDown
 from labshop.shop.domain import Line, Order
 from labshop.shop.errors import LimitReached, NoSuchProduct, SoldOut, StockHeld, Unavailable
 from labshop.storage.records import Snapshot
-from tests.conftest import users
+from tests.conftest import either_ledger, users
 
+pytestmark = either_ledger
 PRODUCT = 1
 
 
@@ -62,6 +62,7 @@ async def test_a_reservation_that_comes_after_its_release_is_refused(shop: Shop)
 
 async def test_it_refuses_with_reasons(shop: Shop) -> None:
     """Sold out, held by others, over the limit, unknown: each is told apart, and takes nothing."""
+    [buyer] = await users(shop, 1)
     for user_id in range(1, 11):
         await shop.inventory.reserve(order_of(user_id, (PRODUCT, 9)))
 
@@ -69,8 +70,8 @@ async def test_it_refuses_with_reasons(shop: Shop) -> None:
         await shop.inventory.reserve(order_of(1, (2, 2)))
     with pytest.raises(StockHeld):
         await shop.inventory.reserve(order_of(99, (PRODUCT, 11)))
-    await shop.ledger.record(order_of(await one_user(shop), (3, 10)), fence=1)
-    await shop.inventory.rebuild()
+    await shop.ledger.record(order_of(buyer, (3, 10)), fence=1)
+    await shop.inventory.gate.rebuild()
     with pytest.raises(SoldOut):
         await shop.inventory.reserve(order_of(99, (2, 1), (3, 91)))
     with pytest.raises(NoSuchProduct):
@@ -80,16 +81,11 @@ async def test_it_refuses_with_reasons(shop: Shop) -> None:
     assert await gate(shop, 3) == (90, 0)
 
 
-async def one_user(shop: Shop) -> int:
-    [user_id] = await users(shop, 1)
-    return user_id
-
-
 async def test_a_restart_never_revives_stock(shop: Shop) -> None:
     """Heating a gate that is there changes nothing."""
     await shop.inventory.reserve(order_of(1, (PRODUCT, 5)))
 
-    await shop.inventory.heat()
+    await shop.inventory.gate.heat()
 
     assert await gate(shop) == (95, 5)
 
@@ -113,7 +109,7 @@ async def test_an_order_on_its_way_through_a_flush_takes_its_units_once(shop: Sh
     order = order_of(user_id, (PRODUCT, 4))
     await shop.inventory.reserve(order)
     await shop.node.command("FLUSHALL")
-    await shop.inventory.heat()
+    await shop.inventory.gate.heat()
     assert await gate(shop) == (100, 0)
 
     receipt = await shop.ledger.record(order, fence=1)
@@ -128,7 +124,7 @@ async def test_an_order_that_the_rebuilding_counted_takes_no_units_again(shop: S
     order = order_of(user_id, (PRODUCT, 4))
     await shop.inventory.reserve(order)
     receipt = await shop.ledger.record(order, fence=1)
-    await shop.inventory.rebuild()
+    await shop.inventory.gate.rebuild()
 
     await shop.inventory.confirm(receipt)
 
@@ -139,7 +135,7 @@ async def test_a_release_after_a_rebuilding_gives_nothing_back(shop: Shop) -> No
     """The new gate counts the units of an old reservation as free; they are not freed twice."""
     order = order_of(1, (PRODUCT, 4))
     await shop.inventory.reserve(order)
-    await shop.inventory.rebuild()
+    await shop.inventory.gate.rebuild()
 
     await shop.inventory.release(order.id)
 
@@ -155,13 +151,13 @@ async def test_a_snapshot_from_before_another_flush_is_not_used(shop: Shop) -> N
 
     async def slow_snapshot() -> Snapshot:
         seen = await snapshot()
-        shop.inventory._snapshot = snapshot
+        shop.inventory.gate.snapshot = snapshot
         reading.set()
         await go_on.wait()
         return seen
 
-    shop.inventory._snapshot = slow_snapshot
-    slow = asyncio.create_task(shop.inventory.heat())
+    shop.inventory.gate.snapshot = slow_snapshot
+    slow = asyncio.create_task(shop.inventory.gate.heat())
     await reading.wait()
     await shop.ledger.record(order_of(user_id, (PRODUCT, 10)), fence=1)
     await shop.node.command("FLUSHALL")
@@ -189,10 +185,10 @@ async def test_what_could_not_be_told_makes_the_gate_suspect_and_is_repaired(sho
     [user_id] = await users(shop, 1)
     order = order_of(user_id, (PRODUCT, 4))
     receipt = await shop.ledger.record(order, fence=1)
-    node, shop.inventory._node = shop.inventory._node, UnreachableNode()  # type: ignore[assignment]
+    node, shop.inventory.gate.node = shop.inventory.gate.node, UnreachableNode()  # type: ignore[assignment]
     await shop.inventory.confirm(receipt)
-    shop.inventory._node = node
-    assert shop.inventory.suspect
+    shop.inventory.gate.node = node
+    assert shop.inventory.gate.suspect
 
     await shop.reconciler.look()
 
@@ -207,6 +203,8 @@ class UnreachableNode:
     async def run(self, *_args: object) -> None:
         raise NodeDown("127.0.0.1:1", "connection refused")
 
+    command = run
+
 
 async def test_abandoned_reservations_are_settled_by_the_ledger(shop: Shop) -> None:
     """Of two abandoned reservations, the booked one is confirmed, the other given back."""
@@ -220,11 +218,7 @@ async def test_abandoned_reservations_are_settled_by_the_ledger(shop: Shop) -> N
     await shop.reconciler.look()
 
     assert await gate(shop) == (98, 0)
-    assert await abandoned(shop) == []
-
-
-async def abandoned(shop: Shop) -> list[UUID]:
-    return await shop.inventory.abandoned(older_than_ms=0)
+    assert await shop.inventory.abandoned(older_than_ms=0) == []
 
 
 async def test_a_cancellation_that_overtakes_its_confirmation_is_counted_once(shop: Shop) -> None:
@@ -232,7 +226,7 @@ async def test_a_cancellation_that_overtakes_its_confirmation_is_counted_once(sh
     [user_id] = await users(shop, 1)
     order = order_of(user_id, (PRODUCT, 4))
     await shop.inventory.reserve(order)
-    await shop.inventory.rebuild()
+    await shop.inventory.gate.rebuild()
     receipt = await shop.ledger.record(order, fence=1)
     cancelled, sequence = await shop.ledger.cancel(order.id, user_id=user_id, actor="user")
 
@@ -248,14 +242,14 @@ async def test_a_message_lost_during_a_rebuilding_is_not_forgotten(shop: Shop) -
 
     async def loses_a_message() -> Snapshot:
         seen = await snapshot()
-        shop.inventory.suspect = True
+        shop.inventory.gate.suspect = True
         return seen
 
-    shop.inventory._snapshot = loses_a_message
+    shop.inventory.gate.snapshot = loses_a_message
 
-    await shop.inventory.rebuild()
+    await shop.inventory.gate.rebuild()
 
-    assert shop.inventory.suspect
+    assert shop.inventory.gate.suspect
 
 
 async def test_a_cancelled_rebuilding_is_done_again(shop: Shop) -> None:
@@ -267,13 +261,13 @@ async def test_a_cancelled_rebuilding_is_done_again(shop: Shop) -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    shop.inventory._snapshot = never_reads
-    task = asyncio.create_task(shop.inventory.rebuild())
+    shop.inventory.gate.snapshot = never_reads
+    task = asyncio.create_task(shop.inventory.gate.rebuild())
     await reading.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
-    assert shop.inventory.suspect
+    assert shop.inventory.gate.suspect
 
 
 async def test_a_builder_from_before_a_drop_does_not_build(shop: Shop) -> None:
@@ -289,13 +283,12 @@ async def test_a_builder_from_before_a_drop_does_not_build(shop: Shop) -> None:
         await go_on.wait()
         return seen
 
-    shop.inventory._snapshot = slow_snapshot
-    slow = asyncio.create_task(shop.inventory.heat())
+    shop.inventory.gate.snapshot = slow_snapshot
+    slow = asyncio.create_task(shop.inventory.gate.heat())
     await reading.wait()
-    shop.inventory._snapshot = snapshot
+    shop.inventory.gate.snapshot = snapshot
     await shop.ledger.record(order_of(user_id, (PRODUCT, 10)), fence=1)
-    rebuilding = asyncio.create_task(shop.inventory.rebuild())
-    await rebuilding
+    await shop.inventory.gate.rebuild()
     go_on.set()
     await slow
 

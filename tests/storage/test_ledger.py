@@ -2,8 +2,6 @@
 
 import asyncio
 import hashlib
-import sqlite3
-from contextlib import closing
 from uuid import UUID
 
 import pytest
@@ -24,7 +22,10 @@ from labshop.shop.errors import (
 )
 from labshop.storage.tables import StockEvent
 from labshop.storage.writer import GroupWriter
-from tests.conftest import users
+from tests.conftest import either_ledger, users
+from tests.ledgers import other_program
+
+pytestmark = either_ledger
 
 
 def order_of(user_id: int, *lines: tuple[int, int], key: str | None = None) -> Order:
@@ -32,17 +33,17 @@ def order_of(user_id: int, *lines: tuple[int, int], key: str | None = None) -> O
 
 
 async def test_a_booked_order_is_on_disk_before_it_is_answered(shop: Shop) -> None:
-    """Another program that opens the file sees the order as soon as its receipt is there."""
+    """Another program that opens the ledger sees the order as soon as its receipt is there."""
     [user_id] = await users(shop, 1)
 
     receipt = await shop.ledger.record(order_of(user_id, (1, 2), (3, 1)), fence=7)
 
-    with closing(sqlite3.connect(shop.settings.home / "ledger.db")) as other_program:
-        assert other_program.execute("SELECT id, fence, price_minor FROM purchase").fetchall() == [
-            (receipt.order_id.hex, 7, 2 * 19_900 + 32_900)
-        ]
-        left = other_program.execute("SELECT stock_left FROM product WHERE id IN (1, 2, 3)")
-        assert left.fetchall() == [(98,), (100,), (99,)]
+    with other_program(shop.settings.ledger_url()) as program:
+        [(order_id, fence, price)] = program.rows("SELECT id, fence, price_minor FROM purchase")
+        assert (UUID(str(order_id)), fence) == (receipt.order_id, 7)
+        assert price == 2 * 19_900 + 32_900
+        left = "SELECT stock_left FROM product WHERE id IN (1, 2, 3) ORDER BY id"
+        assert program.rows(left) == [(98,), (100,), (99,)]
 
 
 async def test_it_never_sells_more_than_there_is(shop: Shop) -> None:
@@ -209,8 +210,8 @@ async def test_a_commit_whose_end_was_not_seen_is_unknown_and_can_be_looked_up(
     order = order_of(user_id, (1, 1))
     shop.writer._timeout_s = 0.05
 
-    with closing(sqlite3.connect(shop.settings.home / "ledger.db")) as other_program:
-        other_program.execute("BEGIN IMMEDIATE")
+    with other_program(shop.settings.ledger_url()) as program:
+        program.begin_writing()
         with pytest.raises(Unknown) as doubt:
             await shop.ledger.record(order, fence=1)
         assert doubt.value.order_id == order.id
@@ -235,8 +236,8 @@ async def test_a_cancellation_that_nobody_saw_the_end_of_reaches_the_gate(shop: 
     await shop.inventory.confirm(await shop.ledger.record(order, fence=1))
     shop.writer._timeout_s = 0.05
 
-    with closing(sqlite3.connect(shop.settings.home / "ledger.db")) as other_program:
-        other_program.execute("BEGIN IMMEDIATE")
+    with other_program(shop.settings.ledger_url()) as program:
+        program.begin_writing()
         with pytest.raises(Unknown):
             await shop.ledger.cancel(order.id, user_id=user_id, actor="user")
 
@@ -274,5 +275,5 @@ async def test_a_cancellation_of_a_process_that_died_reaches_the_gate(shop: Shop
     for _ in range(3):
         await shop.reconciler.look()
 
-    assert not shop.inventory.suspect
+    assert not shop.inventory.gate.suspect
     assert await shop.inventory.unsold(1) == (await shop.ledger.snapshot()).left[1] == 100

@@ -21,7 +21,7 @@ from sqlmodel import update
 
 from labshop.api.shop import Shop, build_shop, running
 from labshop.clock import SystemClock
-from labshop.lab.trial.scene import Branch, Scene
+from labshop.lab.trial.scene import SETUP_TIMEOUT_MS, Branch, Scene
 from labshop.lab.trial.unguarded import UnguardedLedger
 from labshop.locks import Lock, MultiLock, Node, Redlock, SingleLock
 from labshop.locks.base import LockEventHook
@@ -210,7 +210,7 @@ class Arena:
 
 
 def _put_on_sale(path: Path, stock: dict[int, int], limit_per_user: int) -> None:
-    database = Database(f"sqlite:///{path}", timeout_ms=DATABASE_TIMEOUT_MS)
+    database = Database(f"sqlite:///{path}", timeout_ms=SETUP_TIMEOUT_MS)
     with database.writing() as session:
         for product, units in stock.items():
             changes.adjust(session, product, units, "trial")

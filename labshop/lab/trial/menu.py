@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 
 from labshop.lab.trial.arena import BRANCHES, PRIMARY, Arena
 from labshop.lab.trial.scene import Scene
@@ -26,8 +27,15 @@ Menu = Mapping[tuple[str, str], Fault]
 
 def menu(arena: Arena, scene: Scene) -> Menu:
     """Every fault that a whole shop has to survive; see also `clock_menu`."""
-    primary, path = arena.nodes[PRIMARY], scene.ledger_file
-    faults: dict[tuple[str, str], Fault] = {
+    faults = dict(store_menu(arena.nodes[PRIMARY], scene.ledger_file))
+    for branch in BRANCHES:
+        faults.update(link_menu(arena.network, branch))
+    return faults
+
+
+def store_menu(primary: ServerNode, path: Path) -> Menu:
+    """The faults of the primary, of the ledger's file, and of the machine."""
+    return {
         ("killed", PRIMARY): lambda: killed(primary),
         ("frozen", PRIMARY): lambda: frozen(primary),
         ("power lost", PRIMARY): lambda: power_lost(primary),
@@ -39,9 +47,6 @@ def menu(arena: Arena, scene: Scene) -> Menu:
         ("CPU busy", "machine"): cpu_busy,
         ("memory taken", "machine"): lambda: memory_taken(MEMORY_MB),
     }
-    for branch in BRANCHES:
-        faults.update(link_menu(arena.network, branch))
-    return faults
 
 
 def link_menu(network: Network, branch: str) -> Menu:
@@ -62,28 +67,27 @@ def link_menu(network: Network, branch: str) -> Menu:
     }
 
 
-def clock_menu(arena: Arena) -> Menu:
+def clock_menu(primary: ServerNode) -> Menu:
     """Clocks of the primary that jump.
 
     They are no part of a storm: a clock that jumped back *and* a memory that was lost make the
     fences begin too low, and the ledger refuses everybody until time has caught up.
     """
-    primary = arena.nodes[PRIMARY]
     return {
         ("clock ahead", PRIMARY): lambda: clock_offset(primary, CLOCK_MS),
         ("clock behind", PRIMARY): lambda: clock_offset(primary, -CLOCK_MS),
     }
 
 
-def lock_menu(arena: Arena, servers: Sequence[str]) -> Menu:
+def lock_menu(network: Network, servers: Mapping[str, ServerNode], chosen: Sequence[str]) -> Menu:
     """The faults of some of the five masters of a quorum, all of them at once."""
-    nodes, target = [arena.nodes[name] for name in servers], ", ".join(servers)
+    nodes, target = [servers[name] for name in chosen], ", ".join(chosen)
     return {
         ("killed", target): lambda: _each(nodes, killed),
         ("frozen", target): lambda: _each(nodes, frozen),
         ("forgetful", target): lambda: _each(nodes, emptied),
-        ("cut off", target): lambda: arena.network.refused(server=servers),
-        ("far away", target): lambda: arena.network.delayed(DELAY_MS, server=servers),
+        ("cut off", target): lambda: network.refused(server=chosen),
+        ("far away", target): lambda: network.delayed(DELAY_MS, server=chosen),
     }
 
 

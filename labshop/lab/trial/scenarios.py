@@ -55,7 +55,7 @@ def _storm(arena: Arena, scene: Scene, seed: int) -> Sequence[Strike]:
 
 
 def _everything(arena: Arena, scene: Scene) -> Menu:
-    return {**menu(arena, scene), **clock_menu(arena)}
+    return {**menu(arena, scene), **clock_menu(arena.nodes[PRIMARY])}
 
 
 def _of_locks(name: str, *servers: str) -> Plan:
@@ -63,7 +63,7 @@ def _of_locks(name: str, *servers: str) -> Plan:
 
     def plan(arena: Arena, _scene: Scene, _seed: int) -> Sequence[Strike]:
         target = ", ".join(servers)
-        fault = lock_menu(arena, servers)[name, target]
+        fault = lock_menu(arena.network, arena.nodes, servers)[name, target]
         return [Strike(name, target, FAULT_AT_S, FAULT_FOR_S, fault)]
 
     return plan

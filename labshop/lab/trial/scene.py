@@ -6,6 +6,7 @@ until nothing is left to repair: after it, gate and ledger must agree.
 
 import asyncio
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from labshop.api.shop import Shop
@@ -13,10 +14,13 @@ from labshop.lab.trial.unguarded import UnguardedLedger
 from labshop.locks import Node
 from labshop.shop.errors import PurchaseError
 from labshop.stages.base import Toolbox
+from labshop.storage.database import Database
 from labshop.storage.inventory import RedisInventory
 from labshop.storage.records import Audit
+from labshop.storage.tables import User
 
 SETTLE_S = 15.0
+SETUP_TIMEOUT_MS = 10_000
 _PAUSE_S = 0.02
 
 
@@ -56,11 +60,9 @@ class Scene:
         """So many new users, by their ids."""
         numbers = range(self._users + 1, self._users + count + 1)
         self._users += count
-        shop = self.branches[0].shop
-        if shop is None:
+        if self.branches[0].shop is None:
             return list(numbers)
-        accounts = (shop.accounts.create(f"buyer-{number}", "!") for number in numbers)
-        return [account.id for account in await asyncio.gather(*accounts)]
+        return await asyncio.to_thread(_add_users, self.ledger_file, numbers)
 
     async def restock(self, product: int, units: int) -> None:
         """Put more units on sale, in the ledger and at the gate."""
@@ -68,15 +70,15 @@ class Scene:
         if shop is not None:
             left = (await shop.ledger.snapshot()).left[product]
             await shop.ledger.adjust(product, units=left + units, actor="trial")
-            await shop.inventory.rebuild()
+            await shop.inventory.gate.rebuild()
         elif self.unguarded is not None:
             self.unguarded.add_stock(product, units)
             if await self.uses_gate():
-                await self._gate().rebuild()
+                await self._gate().gate.rebuild()
 
     async def uses_gate(self) -> bool:
         """Whether there is a gate; a strategy without a guard may go its own way."""
-        return bool(await self.branches[0].node.command("EXISTS", self._gate().key))
+        return bool(await self.branches[0].node.command("EXISTS", self._gate().gate.key))
 
     async def unsold(self, product: int) -> int:
         """Units left and held at the gate."""
@@ -99,6 +101,19 @@ class Scene:
                     await asyncio.sleep(_PAUSE_S)
 
 
+def _add_users(path: Path, numbers: range) -> list[int]:
+    """Users of a guarded ledger; not by the shop, whose patience is short here."""
+    database = Database(f"sqlite:///{path}", timeout_ms=SETUP_TIMEOUT_MS)
+    at = datetime.now(UTC)
+    users = [User(name=f"buyer-{it}", password_hash="!", created_at=at) for it in numbers]  # noqa: S106  # fits no password
+    with database.writing() as session:
+        session.add_all(users)
+        session.commit()
+        ids = [user.id for user in users]
+    database.close()
+    return [number for number in ids if number is not None]
+
+
 async def _is_settled(shop: Shop) -> bool:
     try:
         await shop.ledger.catch_up()
@@ -106,4 +121,4 @@ async def _is_settled(shop: Shop) -> bool:
         waiting = await shop.inventory.abandoned(older_than_ms=0)
     except PurchaseError:
         return False
-    return not (waiting or shop.inventory.suspect or shop.ledger.contradicted)
+    return not (waiting or shop.inventory.gate.suspect or shop.ledger.contradicted)
