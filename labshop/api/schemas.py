@@ -120,10 +120,14 @@ class OrderOut(Body):
 
     @classmethod
     def of(cls, receipt: Receipt) -> "OrderOut":
-        return cls(
+        # Not checked again: a receipt is ours.
+        return cls.model_construct(
             order_id=receipt.order_id,
             status=receipt.status,
-            lines=[LineBody(product_id=x.product_id, quantity=x.quantity) for x in receipt.lines],
+            lines=[
+                LineBody.model_construct(product_id=x.product_id, quantity=x.quantity)
+                for x in receipt.lines
+            ],
             price_minor=receipt.price_minor,
             fence=receipt.fence,
             created_at=receipt.created_at,

@@ -71,6 +71,7 @@ class Tokens:
                 "bytes. Make one with: python3 -c 'import secrets; print(secrets.token_hex(32))'"
             )
         self._secret = secret
+        self._secret_bytes = secret.encode()
         self._ttl_s = ttl_s
         self._clock = clock
         # As the library writes it: what begins otherwise is left to the library.
@@ -103,7 +104,7 @@ class Tokens:
         if len(token) > MAX_TOKEN_CHARS or not signed.startswith(self._header):
             return None
         try:
-            digest = hmac.digest(self._secret.encode(), signed.encode("ascii"), "sha256")
+            digest = hmac.digest(self._secret_bytes, signed.encode("ascii"), "sha256")
             expected = base64.urlsafe_b64encode(digest).rstrip(b"=")
             if not hmac.compare_digest(expected, signature.encode("ascii")):
                 return None
@@ -112,7 +113,8 @@ class Tokens:
             if claims["iss"] != ISSUER:
                 return None
             return _checked(claims, int(self._clock.wall_s()))
-        except (TokenRefused, ValueError, KeyError, TypeError):
+        except (TokenRefused, ArithmeticError, LookupError, TypeError, ValueError):
+            # Signed by us, and yet no token: the library's way refuses it in the same words.
             return None
 
     def check_by_library(self, token: str) -> Claims:

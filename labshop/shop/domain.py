@@ -4,8 +4,9 @@ All values are immutable. Money is in integer minor units (cents), stock in inte
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 from typing import Literal
 from uuid import UUID
 
@@ -60,6 +61,17 @@ class Order:
         merged = merge_lines(lines)
         fingerprint = ",".join(f"{line.product_id}x{line.quantity}" for line in merged)
         return cls(uuid7(), user_id, merged, idempotency_key, fingerprint, token_id)
+
+    def merged(self) -> "Order":
+        """The same order, its lines merged per product and sorted by product id.
+
+        Raises:
+            BadOrder: see `place`.
+        """
+        products = [line.product_id for line in self.lines]
+        if all(earlier < later for earlier, later in pairwise(products)):
+            return self
+        return replace(self, lines=merge_lines(self.lines))
 
     def single_line(self) -> Line:
         """The only line.

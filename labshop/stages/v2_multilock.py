@@ -11,9 +11,7 @@ payment, no e-mail, nothing that may take long stands in between.
 What this stage does not do: go on when its one node is gone.
 """
 
-from dataclasses import replace
-
-from labshop.shop.domain import Order, Receipt, merge_lines
+from labshop.shop.domain import Order, Receipt
 from labshop.shop.saga import Saga
 from labshop.stages.base import Toolbox
 
@@ -33,7 +31,7 @@ class Purchase:
         Raises:
             See `PurchaseStrategy.buy`.
         """
-        order = replace(order, lines=merge_lines(order.lines))
+        order = order.merged()
         products = [f"product:{line.product_id}" for line in order.lines]
 
         async with self.lock(*products).hold(wait_ms=self.lock_wait_ms) as lease:

@@ -12,9 +12,7 @@ then two buyers believe that they hold the same product; the gate and the ledger
 stock right all the same. It does not sell when the gate's one node is gone, either.
 """
 
-from dataclasses import replace
-
-from labshop.shop.domain import Order, Receipt, merge_lines
+from labshop.shop.domain import Order, Receipt
 from labshop.shop.saga import Saga
 from labshop.stages.base import Toolbox
 
@@ -35,7 +33,7 @@ class Purchase:
             NoQuorum: too few nodes can vote; nothing was booked.
             See `PurchaseStrategy.buy` for the others.
         """
-        order = replace(order, lines=merge_lines(order.lines))
+        order = order.merged()
         products = [f"product:{line.product_id}" for line in order.lines]
 
         async with self.lock(*products).hold(wait_ms=self.lock_wait_ms) as lease:

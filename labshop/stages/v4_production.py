@@ -13,9 +13,7 @@ What this stage does not do: wait. A buyer who meets the last units reserved by 
 told to come again.
 """
 
-from dataclasses import replace
-
-from labshop.shop.domain import Order, Receipt, merge_lines
+from labshop.shop.domain import Order, Receipt
 from labshop.shop.saga import Saga
 from labshop.stages.base import Toolbox
 
@@ -33,7 +31,7 @@ class Purchase:
         Raises:
             See `PurchaseStrategy.buy`.
         """
-        order = replace(order, lines=merge_lines(order.lines))
+        order = order.merged()
 
         async with Saga() as saga:
             saga.undo_with(lambda: self.inventory.release(order.id))

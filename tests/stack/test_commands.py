@@ -72,7 +72,7 @@ def test_a_signal_ends_a_running_lab(
     """Ctrl-C, SIGTERM and a closed terminal end all in order."""
     up = terminal.start("up")
     read_until(up.stdout, "Stop it by")
-    assert len(session_members(up.pid)) == 5
+    assert len(session_members(up.pid)) == 10  # seven servers, their leash, the API, itself
     up.send_signal(number)
     assert up.wait(20) == 0
     assert session_members(up.pid) == set()

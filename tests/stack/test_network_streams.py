@@ -228,7 +228,7 @@ def test_a_second_interrupt_before_the_heal_does_not_prevent_it(
 
 def test_closing_heals_and_leaves_nothing(valkey: ServerNode) -> None:
     """With faults and connections open, closing ends the thread and every socket."""
-    open_before = open_files()
+    open_before, running_before = open_files(), threads()
     with Network({"redis": valkey.port}) as net, ExitStack() as faults:
         port = net.port("redis")
         with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
@@ -243,7 +243,7 @@ def test_closing_heals_and_leaves_nothing(valkey: ServerNode) -> None:
                 with pytest.raises(ConnectionResetError):
                     client.recv(100)
 
-    assert "labshop network" not in {thread.name for thread in threading.enumerate()}
+    assert threads() <= running_before
     assert open_files() <= open_before
     with pytest.raises(ConnectionRefusedError):
         ask_redis(port, "PING")
@@ -322,6 +322,11 @@ def interrupt(fault: AbstractContextManager[None], after: Callable[[], object]) 
     with fault:
         after()
         raise KeyboardInterrupt
+
+
+def threads() -> set[int | None]:
+    """The threads of this process: a network of another test may have one."""
+    return {thread.ident for thread in threading.enumerate()}
 
 
 def open_files() -> int:
