@@ -12,19 +12,17 @@ milliseconds are told too; only their ratios may be compared between two runs.
 
 import asyncio
 import json
-import os
-import platform
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from labshop.lab.origin import commit, machine
 from labshop.load.figure import Figure, table
 from labshop.load.lock_figures import single_node_figures
 from labshop.load.peers import ON_MANY_NODES, ON_ONE_NODE, LockLibrary
+from labshop.load.production_figures import production_figures
 from labshop.load.purchase_figures import purchase_figures
 from labshop.load.redlock_figures import redlock_figures
 from labshop.settings import read_settings
@@ -60,16 +58,21 @@ def run_bench(output: Path, only: Part | None = None) -> Report:
     # The peers come last: importing pottery exchanges `json.dumps` in the whole process.
     if only != "locks":
         figures += asyncio.run(purchase_figures())
+        with tempfile.TemporaryDirectory(prefix="labshop-bench-") as folder:
+            production = asyncio.run(production_figures(Path(folder)))
+        figures += production
+        if not production:
+            absences.append("v4 is not measured: that takes wrk, and two cores.")
     if only != "purchases":
         absent = {library: library.absence() for library in ON_ONE_NODE}
         libraries = [library for library, sentence in absent.items() if sentence is None]
-        absences = [sentence for sentence in absent.values() if sentence is not None]
+        absences += [sentence for sentence in absent.values() if sentence is not None]
         figures = [*_lock_figures(libraries), *figures]
     report = Report(figures, {each.name: each.version for each in libraries}, absences)
     output.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        "commit": _commit(),
-        "machine": _machine(),
+        "commit": commit(),
+        "machine": machine(),
         "versions": report.versions,
         "absences": absences,
         "figures": [asdict(figure) for figure in figures],
@@ -90,23 +93,3 @@ def _lock_figures(libraries: Iterable[LockLibrary]) -> list[Figure]:
             *single_node_figures(nodes[0], libraries),
             *redlock_figures(nodes, [each for each in ON_MANY_NODES if each.name in names]),
         ]
-
-
-def _commit() -> str | None:
-    described = subprocess.run(
-        ("git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"),  # noqa: S607  # git is found as the shell finds it
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or None
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "cores": os.cpu_count(),
-        "processor": platform.machine(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
