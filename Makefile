@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := build/peers
 RUNS ?= 1
+FAULTS ?= 200
+MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab up down reset status serve test check notebooks mutants zoo soak bench lock clean
+.PHONY: help setup lab up down reset status serve test check notebooks mutants zoo soak chaos bench lock clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +69,9 @@ zoo: setup ## Let every bug of the zoo sell, and see the judge catch it
 
 soak: setup ## Let each stage sell under faults, 200 seeded runs each
 	@for stage in v1 v2 v3 v4; do $(BIN)/labshop soak $$stage || exit 1; done
+
+chaos: setup ## Sell while 200 seeded faults strike; longer by FAULTS=1200 MINUTES=60
+	@$(BIN)/labshop chaos --faults $(FAULTS) --minutes $(MINUTES)
 
 bench: setup $(PEERS)/.installed ## Measure locks, ours and others', and a v1 purchase
 	@PYTHONPATH="$(CURDIR)/$(PEERS)$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/labshop bench

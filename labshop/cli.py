@@ -21,12 +21,11 @@ from labshop.errors import SetupError
 from labshop.settings import Settings, read_settings
 from labshop.stack.detach import answering, run_detached
 from labshop.stack.doctor import examine
-from labshop.stack.home import NodeState, State, read_state
+from labshop.stack.home import read_state
 from labshop.stack.jupyter import jupyter_command, running_jupyter
 from labshop.stack.leash import Leash
 from labshop.stack.ports import choose_port, http_url
-from labshop.stack.probe import answering_pid
-from labshop.stack.shop_api import readiness
+from labshop.stack.status import describe
 from labshop.stack.supervisor import Supervisor, end_running_lab, ended_by_signals
 from labshop.stack.topology import DEFAULT_PROFILE, specs_of
 
@@ -109,7 +108,7 @@ def status() -> None:
     if state is None:
         typer.echo(f"The lab is not running in {settings.home}. Start it by: labshop up")
         raise typer.Exit(NOT_RUNNING)
-    _print_state(state)
+    typer.echo(describe(state))
 
 
 @app.command()
@@ -219,6 +218,24 @@ def soak(
 
 
 @app.command()
+def chaos(
+    faults: Annotated[int, typer.Option(min=1, help="How many have to be made.")] = 200,
+    minutes: Annotated[float, typer.Option(help="No sale begins after this time.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="Of the first sale; the next has the next.")] = 1,
+    stage: Annotated[str, typer.Option(help="A stage such as v4, or module:Class.")] = "v4",
+) -> None:
+    """Let two API processes sell under faults of every kind; exit code 1 if anything is missed."""
+    from labshop.lab.chaos import FIGURES, run_campaign  # noqa: PLC0415  # as in `_serve`
+
+    report = run_campaign(
+        faults=faults, minutes=minutes, seed=seed, stage=stage, say=typer.echo, output=FIGURES
+    )
+    typer.echo(f"\n{report}\nWritten to {FIGURES}.")
+    if report.misses:
+        raise typer.Exit(1)
+
+
+@app.command()
 def judge(
     files: Annotated[list[Path], typer.Argument(help="Histories as JSON lines.")],
     picture: Picture = None,
@@ -273,31 +290,7 @@ def _finish(verdict: "Verdict", picture: Path | None) -> None:
 def _print_running(settings: Settings) -> None:
     state = read_state(settings.home)
     if state is not None:
-        _print_state(state)
-
-
-def _print_state(state: State) -> None:
-    rows = [("NAME", "ROLE", "STATE", "PID", "URL")]
-    rows += [(node.name, node.role, *_health(node), node.url) for node in state.nodes]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        typer.echo("  ".join(cells).rstrip())
-    if state.api_url is None:
-        typer.echo("The API has not started yet.")
-        return
-    is_ready, why = readiness(state.api_url)
-    typer.echo(f"API   {state.api_url}  {why if is_ready else f'not ready: {why}'}")
-    typer.echo(f"Docs  {state.api_url}/docs")
-
-
-def _health(node: NodeState) -> tuple[str, str]:
-    """Return a node's state and its process id as it says itself: it may have been restarted."""
-    try:
-        pid = answering_pid(urlsplit(node.url).port or 0)
-    except TimeoutError:
-        return "no answer", str(node.pid)
-    return ("alive", str(pid)) if pid else ("dead", str(node.pid))
+        typer.echo(describe(state))
 
 
 if __name__ == "__main__":
