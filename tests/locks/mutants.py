@@ -433,7 +433,7 @@ def copy_to(root: Path) -> None:
     """Copy the package and what its lock tests need, compiled as they are, for speed."""
     shutil.copytree(ROOT / "labshop", root / "labshop")
     shutil.copytree(ROOT / "tests/locks", root / "tests/locks")
-    for name in ("tests/__init__.py", "tests/conftest.py", "pyproject.toml"):
+    for name in ("tests/__init__.py", "tests/conftest.py", "tests/ledgers.py", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
 
 
