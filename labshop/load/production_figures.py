@@ -50,8 +50,6 @@ end
 class _Burst:
     per_s: float
     cpu_us: float
-    p50_ms: float
-    p99_ms: float
 
 
 async def production_figures(folder: Path) -> list[Figure]:
@@ -140,7 +138,7 @@ def _wrk(server: psutil.Process, url: str, connections: int, *more: str) -> _Bur
     told = subprocess.run(  # noqa: S603  # our own words, and the server's address
         (
             *("taskset", "-c", str(LOAD_CORE)) * (shutil.which("taskset") is not None),
-            *("wrk", "-t1", f"-c{connections}", f"-d{BURST_S}s", "--latency", *more, url),
+            *("wrk", "-t1", f"-c{connections}", f"-d{BURST_S}s", *more, url),
         ),
         capture_output=True,
         text=True,
@@ -153,8 +151,6 @@ def _wrk(server: psutil.Process, url: str, connections: int, *more: str) -> _Bur
     return _Burst(
         per_s=count / BURST_S,
         cpu_us=cpu_s / count * 1_000_000,
-        p50_ms=_milliseconds(_found(r"50%\s+(\S+)", told)),
-        p99_ms=_milliseconds(_found(r"99%\s+(\S+)", told)),
     )
 
 
@@ -162,10 +158,3 @@ def _found(pattern: str, text: str) -> str:
     found = re.search(pattern, text)
     assert found is not None, text
     return found[1]
-
-
-def _milliseconds(told: str) -> float:
-    for unit, factor in (("us", 0.001), ("ms", 1.0), ("s", 1_000.0)):
-        if told.endswith(unit):
-            return float(told.removesuffix(unit)) * factor
-    raise ValueError(told)

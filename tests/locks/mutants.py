@@ -55,6 +55,20 @@ class Verdict:
 MUTANTS = (
     # Whose lock it is.
     Mutant(
+        "a pending request is not withdrawn before it is undone",
+        "claim.py",
+        "            self._reply.cancel()\n",
+        "            pass\n",
+        "test_hand_over.py::test_cancelled_in_the_moment_of_its_turn_it_is_not_asked_for_again",
+    ),
+    Mutant(
+        "a follower that cannot ask breaks who leaves",
+        "claim.py",
+        "        with suppress(Exception):\n            self._ask(jumps=True)\n",
+        "        self._ask(jumps=True)\n",
+        "test_hand_over.py::test_a_follower_that_cannot_ask_is_nobody_elses_fault",
+    ),
+    Mutant(
         "release without looking whose it is",
         "lua/release_locks.lua",
         "if holder == ARGV[1] then",

@@ -6,6 +6,7 @@ import pytest
 
 from labshop.locks import Node, SingleLock, look_at
 from labshop.locks.turns import RUN
+from labshop.lua import load_script
 from labshop.stack.nodes import ServerNode
 from tests.conftest import connected, eventually
 from tests.locks.conftest import Five
@@ -234,4 +235,51 @@ async def test_alone_a_process_goes_on_without_a_gap(five: Five) -> None:
 
 
 async def are_entered(node: Node, count: int) -> bool:
+    return node.turns.count("door") == count
+
+
+async def test_a_follower_that_cannot_ask_is_nobody_elses_fault(node: Node) -> None:
+    """Whoever leaves asks for the next one; if that fails, the next one fails, and by itself."""
+    holder = await SingleLock(node, "door", ttl_ms=2_000).acquire(wait_ms=0)
+    broken = SingleLock(node, "door", ttl_ms=2_000)
+    broken.ttl_ms = object()  # type: ignore[assignment]  # what no command can carry
+    following = asyncio.create_task(broken.acquire(wait_ms=5_000))
+    await eventually(lambda: waits(node, 2))
+
+    await holder.release()
+
+    with pytest.raises(TypeError):
+        await following
+    async with SingleLock(node, "door", ttl_ms=2_000).hold(wait_ms=0):
+        pass
+    assert len(node.turns) == 0
+
+
+async def test_cancelled_in_the_moment_of_its_turn_it_is_not_asked_for_again(node: Node) -> None:
+    """Its request was sent by whoever left, and met a node that had lost the script: the source
+    must not be sent behind the undoing, or the lock is held by nobody for its whole time.
+    """
+    lock = SingleLock(node, "door", ttl_ms=60_000)
+    async with lock.hold(wait_ms=0):
+        pass  # both scripts are known from here on, and sent by their hashes
+    holder = await lock.acquire(wait_ms=0)
+    following = asyncio.create_task(lock.acquire(wait_ms=5_000))
+    await eventually(lambda: waits(node, 2))
+    await node.command("SCRIPT", "FLUSH")
+    await node.command("SCRIPT", "LOAD", load_script("labshop.locks", "release_locks").source)
+
+    releasing = asyncio.create_task(holder.release())
+    await asyncio.sleep(0)  # both requests are on their way, and the turn has come
+    following.cancel()
+    await asyncio.gather(releasing, following, return_exceptions=True)
+    for _ in range(3):
+        await node.command("PING")  # what was to be sent again has been
+
+    assert following.cancelled()
+    assert await node.command("EXISTS", "lock:{door}") == 0
+    assert len(node.turns) == 0
+
+
+async def waits(node: Node, count: int) -> bool:
+    """Whether so many tasks of this process have the lock or wait for it."""
     return node.turns.count("door") == count
