@@ -50,7 +50,7 @@ async def test_s28_hundred_users_buy_two_or_three_of_ten_products(arena: Arena, 
     booked = {buy.process for buy in buys if buy.outcome == "ok"}
     assert booked == {buy.process for buy in buys}
     assert len(booked) == 100
-    assert {buy.error for buy in buys} <= {"", "LockTimeout", "StaleFence"}
+    assert "DeadlockError" not in {buy.error for buy in buys}
 
 
 async def test_s28_an_order_may_name_ten_products_and_no_more(shop: Shop) -> None:

@@ -32,6 +32,8 @@ KINDS = ("single", "multi", "multi-nodes", "redlock")
 """A key of one node, three keys of one node, one key on each of three nodes, a key of five."""
 SHORT_MS = 250
 """A node's deadline where a test waits for it to pass."""
+WOKEN_S = 5
+"""Far above what a wake-up takes on a busy machine, and below the leases in a waiter's way."""
 
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +117,13 @@ class Five:
         for node in self._opened:
             await node.close()
         self.network.reset()
+
+
+@pytest.fixture
+def only_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no waiter look by itself: it gets the lock because it is woken, or not at all."""
+    for name in ("claim.LOOK_AGAIN_MS", "claim.ALIVE_MS", "quorum.LOOK_AGAIN_MS"):
+        monkeypatch.setattr(f"labshop.locks.{name}", 60_000)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from labshop.locks import (
 )
 from labshop.stack.nodes import ServerNode
 from tests.conftest import connected, eventually
-from tests.locks.conftest import Five, make_lock, redlock
+from tests.locks.conftest import WOKEN_S, Five, make_lock, redlock
 
 
 async def test_a_free_lock_is_seen_as_free(either_server: ServerNode) -> None:
@@ -53,6 +53,7 @@ async def test_a_key_without_an_end_is_told(five: Five) -> None:
     assert await look_at(five.outside[0], "door") == LockState("door", "by hand", 0, -1, 0)
 
 
+@pytest.mark.usefixtures("only_listens")
 async def test_a_lock_is_taken_away_for_the_next_one(five: Five) -> None:
     """The waiter gets it with a higher fence, the holder loses it, and it is told who did that."""
     told: list[LockEvent] = []
@@ -68,7 +69,7 @@ async def test_a_lock_is_taken_away_for_the_next_one(five: Five) -> None:
     tokens = await force_release(five.outside[:1], "door", actor="root@desk", on_event=told.append)
     assert (await look_at(five.outside[0], "door")).token == waiter  # it was never free
 
-    async with asyncio.timeout(0.15):
+    async with asyncio.timeout(WOKEN_S):
         lease = await waiting
     assert lease.fence > held.fence
     assert tokens == (held.token,)

@@ -13,6 +13,7 @@ from labshop.stack.nodes import NodeSpec, ServerNode, find_server
 from labshop.stack.ports import LOOPBACK, free_port
 from labshop.stack.probe import ask_redis
 from tests.conftest import eventually
+from tests.locks.conftest import WOKEN_S
 
 MASTERS = 3
 
@@ -106,6 +107,7 @@ async def test_locks_live_on_the_masters_of_their_slots(
     assert sum([len(await held(view)) for view in views]) == 0
 
 
+@pytest.mark.usefixtures("only_listens")
 async def test_processes_wait_for_each_other(cluster: Cluster, masters: Sequence[Master]) -> None:
     """A waiter of another process, which knows another seed, is woken by the release."""
     there = Cluster([masters[2].url], timeout_ms=5_000)
@@ -117,7 +119,7 @@ async def test_processes_wait_for_each_other(cluster: Cluster, masters: Sequence
 
     await lease.release()
 
-    async with asyncio.timeout(0.15):
+    async with asyncio.timeout(WOKEN_S):
         next_lease = await waiting
     assert next_lease.fence > lease.fence
     assert [event.kind for event in events] == ["waiting", "acquired"]

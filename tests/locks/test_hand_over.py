@@ -9,7 +9,7 @@ from labshop.locks.turns import RUN
 from labshop.lua import load_script
 from labshop.stack.nodes import ServerNode
 from tests.conftest import connected, eventually
-from tests.locks.conftest import Five
+from tests.locks.conftest import WOKEN_S, Five
 
 QUEUE, WAITERS = "lock:{door}:queue", "lock:{door}:waiters"
 
@@ -69,6 +69,7 @@ async def queue_jumper(five: Five, order: list[int]) -> None:
         order.append(99)
 
 
+@pytest.mark.usefixtures("only_listens")
 async def test_a_release_hands_over_and_wakes(either_server: ServerNode) -> None:
     """The moment of the release is the moment of the grant: the lock is never free in between."""
     async with connected(either_server) as here:
@@ -83,8 +84,7 @@ async def test_a_release_hands_over_and_wakes(either_server: ServerNode) -> None
         # Asked on the releasing connection, so right behind the release.
         assert await here.command("GET", "lock:{door}") == waiter
         assert await here.command("PTTL", "lock:{door}") <= 10_000
-        # Sooner than it would have looked by itself, were it not woken.
-        async with asyncio.timeout(0.15):
+        async with asyncio.timeout(WOKEN_S):
             next_lease = await waiting
         assert next_lease.token == waiter
         assert next_lease.fence > lease.fence
@@ -128,6 +128,7 @@ async def test_only_one_who_barges_takes_a_free_lock_from_a_queue(
     assert order == ([99, 0] if barges else [0, 99])
 
 
+@pytest.mark.usefixtures("only_listens")
 async def test_a_dead_waiter_at_the_head_is_skipped(either_server: ServerNode) -> None:
     """Waiters whose time is over, and tokens without a note, are passed over in the hand-over."""
     async with connected(either_server) as here:
@@ -141,7 +142,7 @@ async def test_a_dead_waiter_at_the_head_is_skipped(either_server: ServerNode) -
         await lease.release()
 
         assert await here.command("GET", "lock:{door}") not in {"dead", "forgotten", "dead too"}
-        async with asyncio.timeout(0.15):
+        async with asyncio.timeout(WOKEN_S):
             await (await waiting).release()
         assert await here.command("EXISTS", QUEUE, WAITERS) == 0
         await there.close()
