@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from labshop.locks import Node, SingleLock, look_at
+from labshop.locks.keys import fence_key
 from labshop.locks.turns import RUN
 from labshop.lua import load_script
 from labshop.stack.nodes import ServerNode
@@ -84,10 +85,11 @@ async def test_a_release_hands_over_and_wakes(either_server: ServerNode) -> None
         # Asked on the releasing connection, so right behind the release.
         assert await here.command("GET", "lock:{door}") == waiter
         assert await here.command("PTTL", "lock:{door}") <= 10_000
+        granted_fence = int(await here.command("GET", fence_key("door")))
         async with asyncio.timeout(WOKEN_S):
             next_lease = await waiting
         assert next_lease.token == waiter
-        assert next_lease.fence > lease.fence
+        assert next_lease.fence == granted_fence > lease.fence
         await next_lease.release()
         for node in (there, outside):
             await node.close()
