@@ -9,6 +9,8 @@ to this process alone, and the ledger's unique constraint stands behind it.
 An unknown outcome is looked up by the order's id before anybody is told of it.
 """
 
+from uuid import UUID
+
 from labshop.api.errors import InFlight
 from labshop.api.shop import Shop
 from labshop.locks import LockError
@@ -32,7 +34,7 @@ class Desk:
 
     def __init__(self, shop: Shop) -> None:
         self._shop = shop
-        self._in_flight: set[tuple[int, str]] = set()
+        self._in_flight: set[tuple[int, str | UUID]] = set()
 
     async def buy(self, stage: str, order: Order) -> tuple[Receipt, bool]:
         """Buy by the strategy of a stage.
@@ -43,7 +45,7 @@ class Desk:
         Raises:
             InFlight: the same key is under way. Others: see `PurchaseStrategy.buy`.
         """
-        slot = (order.user_id, order.idempotency_key or str(order.id))
+        slot = (order.user_id, order.idempotency_key or order.id)
         if slot in self._in_flight:
             raise InFlight
         self._in_flight.add(slot)

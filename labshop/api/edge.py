@@ -10,7 +10,6 @@ It does not promise to be faster for a request that is refused. That a token was
 gate knows: it is asked in the same atomic step that reserves.
 """
 
-import asyncio
 import re
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,6 +21,7 @@ from labshop.api.limits import too_late, too_slow
 from labshop.api.schemas import LinesIn, OrderOut
 from labshop.api.shop import Shop
 from labshop.api.tokens import Claims
+from labshop.resilience import Patience
 from labshop.shop.domain import Line, Order, Receipt
 from labshop.shop.errors import BadOrder
 
@@ -57,26 +57,25 @@ class Edge:
         self._shop = shop
         self._desk = desk
         self._body_limit_bytes = body_limit_bytes
-        self._receive_timeout_s = receive_timeout_ms / 1_000
-        self._request_timeout_s = request_timeout_ms / 1_000
+        self._receiving = Patience(receive_timeout_ms / 1_000)
+        self._answering = Patience(request_timeout_ms / 1_000)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         order = None
-        began_s = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout_at(began_s + self._receive_timeout_s) as deadline:
+            with self._receiving.limit() as limit:
                 message = await receive()
-                order = self._order(scope, message)
-                if order is not None:
-                    deadline.reschedule(began_s + self._request_timeout_s)
+            order = self._order(scope, message)
+            if order is not None:
+                with self._answering.limit() as limit:
                     receipt, replayed = await self._desk.buy("v4", order)
         except EXPECTED as error:
             await answer_to(error)(scope, receive, send)
         except TimeoutError:
-            if not deadline.expired():
+            if not limit.has_expired:
                 raise
             await (too_slow() if order is None else too_late())(scope, receive, send)
         else:

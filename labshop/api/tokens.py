@@ -5,9 +5,10 @@ empty secret, a token without an end, an unknown `crit` and any `typ`. So one al
 allowed, every claim is required and typed, the header must be ours to the letter, and any
 doubt is a refusal.
 
-In a sale every buyer shows a token once, so nothing is gained by remembering it; what costs is the
-library. A token that begins with our own header, byte for byte, is therefore checked by the
-standard library first; whatever is not accepted there, the other one decides.
+What costs is the library. A token that begins with our own header, byte for byte, is therefore
+checked by the standard library first; whatever is not accepted there, the other one decides. What
+was found to be ours is remembered to the letter, until it ends: a buyer shows a token again and
+again. That it was taken back is not remembered here; the gate or the ledger knows it at once.
 
 Source: RFC 7519 (JWT), RFC 8725 (best current practices).
 """
@@ -17,6 +18,7 @@ import hmac
 import json
 import re
 import secrets
+from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -33,6 +35,8 @@ HEADER = {"alg": ALGORITHM, "kid": "1", "typ": "JWT"}
 CLAIMS = {"aud", "exp", "iat", "iss", "jti", "sub"}
 MIN_SECRET_BYTES = 32
 MAX_TOKEN_CHARS = 2_048
+REMEMBERED = 10_000
+"""Tokens that were found to be ours; the one that was found longest ago goes first."""
 MAX_USER_ID = 2**31 - 1
 # The library's Base64 decoder skips what it does not know, so that a token would have many forms.
 SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
@@ -74,6 +78,7 @@ class Tokens:
         self._secret_bytes = secret.encode()
         self._ttl_s = ttl_s
         self._clock = clock
+        self._known: OrderedDict[str, tuple[Claims, int]] = OrderedDict()
         # As the library writes it: what begins otherwise is left to the library.
         self._header = self._encode({}).split(".")[0] + "."
 
@@ -100,6 +105,17 @@ class Tokens:
 
     def check_fast(self, token: str) -> Claims | None:
         """The same for a token that is ours to the byte, ten times as fast; None in any doubt."""
+        known = self._known.get(token)
+        if known is not None and self._clock.wall_s() < known[1]:
+            return known[0]
+        claims = self._read(token)
+        if claims is not None:
+            if len(self._known) >= REMEMBERED:
+                self._known.popitem(last=False)
+            self._known[token] = (claims, int(claims.expires_at.timestamp()))
+        return claims
+
+    def _read(self, token: str) -> Claims | None:
         signed, _, signature = token.rpartition(".")
         if len(token) > MAX_TOKEN_CHARS or not signed.startswith(self._header):
             return None

@@ -11,6 +11,7 @@ from labshop.resilience.deadline import (
     until_deadline,
 )
 from labshop.resilience.errors import BreakerOpen, BulkheadFull, DeadlineExceeded, NotTried
+from labshop.resilience.patience import Patience
 from labshop.resilience.retry import Backoff, retry
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "CircuitBreaker",
     "DeadlineExceeded",
     "NotTried",
+    "Patience",
     "TokenBuckets",
     "check_deadline",
     "deadline_in_ms",

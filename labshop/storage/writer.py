@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 
 from sqlmodel import Session
 
+from labshop.resilience import Patience
 from labshop.shop.errors import Refused, Unavailable
 from labshop.storage.booking import Booking, book
 from labshop.storage.database import OUTAGE, UNWRITABLE, Database, outage_reason
@@ -52,7 +53,7 @@ class GroupWriter:
 
     def __init__(self, database: Database, *, timeout_ms: int) -> None:
         self._database = database
-        self._timeout_s = timeout_ms / 1_000
+        self.patience = Patience(timeout_ms / 1_000)
         self._queue: asyncio.Queue[_Job] = asyncio.Queue(QUEUE_LENGTH)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger-writer")
 
@@ -73,7 +74,7 @@ class GroupWriter:
         except asyncio.QueueFull:
             raise Unavailable("ledger", f"{QUEUE_LENGTH} orders wait for it already") from None
         try:
-            async with asyncio.timeout(self._timeout_s):
+            with self.patience.limit():
                 outcome: T = await job.outcome
         except TimeoutError:
             # The cancelled future withdraws the job, unless the writer has begun it.
