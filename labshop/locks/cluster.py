@@ -12,7 +12,6 @@ While a slot is on its way from one master to another, its locks are not to be h
 Source: Redis documentation, "Redis cluster specification", key distribution and redirection.
 """
 
-import binascii
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
@@ -25,16 +24,7 @@ from labshop.locks.keys import lock_key
 from labshop.locks.lease import HeldLease
 from labshop.locks.renewal import Renewal
 from labshop.locks.single import SingleLock
-
-SLOTS = 16_384
-
-
-def slot_of(key: str) -> int:
-    """The slot of a key: the CRC16 of its hash tag, or of all of it where it has none."""
-    begin = key.find("{")
-    end = key.find("}", begin + 1)
-    tag = key[begin + 1 : end] if begin >= 0 and end > begin + 1 else key
-    return binascii.crc_hqx(tag.encode(), 0) % SLOTS
+from labshop.locks.slots import slot_of
 
 
 class Cluster:

@@ -11,7 +11,8 @@ KILL`), and then sends again what was posted. So whatever the server still finds
 socket is carried out before its undoing, or never: a release cannot overtake its set. (Another
 run of the server knows nothing of the old socket.)
 
-A node that wakes a waiter says so on the same connection, by RESP3's push messages.
+A node that wakes a waiter says so on the same connection, by RESP3's push messages. Where the node
+is may change; it is asked for at each connection: see `labshop.locks.address`.
 
 It does not promise that anything is posted to a node that never comes back; a lock's time to
 live is for that. The server must know RESP3 (Redis 6, Valkey) and allow `HELLO`, `INFO`,
@@ -20,17 +21,19 @@ live is for that. The server must know RESP3 (Redis 6, Valkey) and allow `HELLO`
 
 import asyncio
 import secrets
-import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from itertools import chain
 
+from labshop.locks.address import address_book
 from labshop.locks.errors import NodeDown, NodeError
-from labshop.locks.greeting import ServerRun, greet, greeting_of
+from labshop.locks.greeting import ServerRun, greet
 from labshop.locks.turns import LocalTurns
 from labshop.locks.wire import Part, Pending, Reply, Wire, fail, pack
 from labshop.lua import Script
+
+Listener = Callable[[str | None], object]
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,19 @@ class Node:
     """A Redis or Valkey server, seen from this process.
 
     Args:
-        url: ``redis://[user:password@]host[:port][/database]``, or ``rediss://`` for TLS.
+        url: ``redis://[user:password@]host[:port][/database]``; `labshop.locks.address` tells of
+            TLS, a Sentinel pair and a Cluster.
         timeout_ms: how long one command may take, and how long connecting may take.
         backlog: commands that may wait for a reply; one more is refused at once.
+        key: any of its keys; in a Cluster, the node is the master that has its slot.
     """
 
-    def __init__(self, url: str, *, timeout_ms: int, backlog: int = 10_000) -> None:
-        parts = urlsplit(url)
-        self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 6379
-        self.name = f"{self.host}:{self.port}"
+    def __init__(self, url: str, *, timeout_ms: int, backlog: int = 10_000, key: str = "") -> None:
+        self._book = address_book(url, timeout_ms=timeout_ms, key=key)
+        self.name = self._book.name
+        self.host, self.port = self._book.first
+        self.has_one_slot = self._book.slot is not None
+        """Whether it is one of a Cluster, and is asked for keys of one slot only."""
         self.timeout_ms = timeout_ms
         self.turns = LocalTurns()
         self.quorum_turns = LocalTurns()
@@ -63,8 +70,6 @@ class Node:
         """Where the node tells this process that one of its waiters may go on."""
         self.connections = 0
         """How often a connection was made; it grows when one was lost and made anew."""
-        self._tls = ssl.create_default_context() if parts.scheme == "rediss" else None
-        self._greeting = greeting_of(parts.username, parts.password, parts.path)
         self._backlog = backlog
         self._wire: Wire | None = None
         self._run: ServerRun | None = None
@@ -73,6 +78,7 @@ class Node:
         self._dialling: asyncio.Task[NodeDown | None] | None = None
         self._owed: deque[Undo] = deque(maxlen=backlog)
         self._wakes: dict[str, asyncio.Future[None]] = {}
+        self._listeners: dict[str, list[Listener]] = {}
 
     async def command(self, *parts: Part) -> Reply:
         """Send one command and wait for its reply.
@@ -180,6 +186,19 @@ class Node:
         """Nobody waits for this wake-up call any more."""
         self._wakes.pop(token, None)
 
+    def listen(self, channel: str, listener: Listener) -> None:
+        """Hear what is published on a channel; nothing, where the server forbids it.
+
+        A message comes before the answer to any command that the server carries out after it.
+
+        Args:
+            channel: its full name.
+            listener: told each message, and None when a connection broke: some may be lost.
+        """
+        self._listeners.setdefault(channel, []).append(listener)
+        if self._wire is not None and not self._wire.closed:
+            self._wire.send(("SUBSCRIBE", channel))
+
     def young_for_ms(self, age_ms: float) -> float:
         """How much longer the server will be younger than an age, in milliseconds.
 
@@ -221,32 +240,39 @@ class Node:
             raise NodeDown(self.name, "no connection in time") from None
 
     async def _dial(self) -> Wire:
-        loop = asyncio.get_running_loop()
+        book, loop = self._book, asyncio.get_running_loop()
+        self.host, self.port = await book.find()
+        name = f"{self.host}:{self.port}"
 
         def make() -> Wire:
             timeout_s = self.timeout_ms / 1_000
-            return Wire(self.name, timeout_s, self._hear, self._lose, self._send_again)
+            return Wire(name, timeout_s, self._hear, self._lose, self._send_again, book.moved)
 
         try:
-            _, wire = await loop.create_connection(make, self.host, self.port, ssl=self._tls)
+            _, wire = await loop.create_connection(make, self.host, self.port, ssl=book.tls)
         except (OSError, UnicodeError) as error:
-            raise NodeDown(self.name, str(error)) from None
+            raise NodeDown(name, str(error)) from None
         try:
-            run = await greet(wire, self._greeting, self.channel, self._run, self._heard_at_s)
+            run = await greet(wire, book.greeting, self.channel, self._run, self._heard_at_s)
         except NodeError as refusal:
             wire.abort()
-            raise NodeDown(self.name, refusal.reason) from None
+            raise NodeDown(name, refusal.reason) from None
         except (KeyError, TypeError, ValueError) as error:
             wire.abort()
-            raise NodeDown(self.name, f"it does not answer as Redis does: {error!r}") from None
+            raise NodeDown(name, f"it does not answer as Redis does: {error!r}") from None
         except BaseException:
             wire.abort()
             raise
+        if book.names_masters and not run.is_master:
+            wire.abort()
+            raise NodeDown(name, "it is a replica")
         self.connections += 1
         if self._run is not None and self._run.run_id == run.run_id:
             # What the server has not read from the old connection, it shall not read any more.
             wire.send(("CLIENT", "KILL", "ID", self._run.client_id))
         self._run = run
+        for listened in self._listeners:
+            wire.send(("SUBSCRIBE", listened))
         while self._owed:
             undo = self._owed.popleft()
             _run(wire, undo.script, undo.keys, undo.args, undo)
@@ -254,6 +280,8 @@ class Node:
 
     def _hear(self, message: Sequence[Reply]) -> None:
         if message[0] == "message":
+            for listener in self._listeners.get(message[1], ()):
+                listener(message[2])
             call = self._wakes.pop(message[2], None)
             if call is not None and not call.done():
                 call.set_result(None)
@@ -270,6 +298,8 @@ class Node:
             if not call.done():
                 call.set_result(None)
         self._wakes.clear()
+        for listener in chain.from_iterable(self._listeners.values()):
+            listener(None)
 
 
 def _run(

@@ -26,6 +26,7 @@ class ServerRun:
     run_id: str
     client_id: int
     began_s: float
+    is_master: bool
 
 
 async def greet(
@@ -49,8 +50,7 @@ async def greet(
     """
     replies = [wire.send(command) for command in greeting]
     info = wire.send(("INFO", "server"))
-    wire.send_unanswered(("SUBSCRIBE", channel))
-    subscribed = wire.send(("PING",))  # an error of the subscription would be its answer
+    subscribed = wire.send(("SUBSCRIBE", channel))
     hello, *_ = await asyncio.gather(*replies)
     server = dict(line.split(":", 1) for line in (await info).splitlines() if ":" in line)
     await subscribed
@@ -60,7 +60,7 @@ async def greet(
     began_s = asyncio.get_running_loop().time() - surely_up_s
     if earlier is not None:
         began_s = earlier.began_s if earlier.run_id == run_id else max(began_s, heard_at_s)
-    return ServerRun(run_id, int(hello["id"]), began_s)
+    return ServerRun(run_id, int(hello["id"]), began_s, hello.get("role") == "master")
 
 
 def greeting_of(username: str | None, password: str | None, path: str) -> list[tuple[Part, ...]]:

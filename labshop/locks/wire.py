@@ -1,8 +1,9 @@
 """The bytes of one connection: commands out in order, replies in order, each with a deadline.
 
 Commands of one turn of the event loop leave in one write. Replies are matched to commands by
-their order; one that comes after its deadline is dropped. All deadlines of a connection are
-equally long, so the oldest command is always the first that is due, and one timer serves all.
+their order (the reply to a SUBSCRIBE of one channel too, although it looks like a push message);
+one that comes after its deadline is dropped. All deadlines of a connection are equally long, so the
+oldest command is always the first that is due, and one timer serves all.
 
 It does not connect, and does not know what a command means: see `labshop.locks.connection`.
 """
@@ -21,6 +22,7 @@ Part = str | bytes | int
 Reply = Any
 """`str`, `int`, `None`, or a list of replies."""
 
+ONE_TURN_S = 0.001
 DEAF_AFTER = 10
 """A connection that was silent for so many deadlines is given up."""
 
@@ -59,6 +61,8 @@ class Wire(asyncio.Protocol):
         on_lost: told, when the connection has ended, what was never answered, and when the node
             was last heard, in seconds of the loop's clock.
         on_busy: told, one deadline later, of an undo that the node was too busy to carry out.
+        moved: how errors begin that say that another node is to be asked: after one of them this
+            connection ends.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Wire(asyncio.Protocol):
         on_push: Callable[[Sequence[Reply]], object],
         on_lost: Callable[[Sequence[Pending], float], object],
         on_busy: Callable[[object], object],
+        moved: tuple[str, ...] = (),
     ) -> None:
         self.waiting: deque[Pending] = deque()
         self.closed = False
@@ -78,6 +83,7 @@ class Wire(asyncio.Protocol):
         self._on_push = on_push
         self._on_lost = on_lost
         self._on_busy = on_busy
+        self._moved = moved
         self._overdue = 0
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -114,12 +120,8 @@ class Wire(asyncio.Protocol):
         self._write(pack(parts), waits=more or bool(self.waiting))
         self.waiting.append(Pending(reply, due_s, otherwise, undo))
         if self._timer is None:
-            self._timer = self._loop.call_at(due_s, self._expire)
+            self._timer = self._loop.call_at(due_s, self._read_first)
         return reply
-
-    def send_unanswered(self, parts: Sequence[Part]) -> None:
-        """Send a command whose answer is a push message."""
-        self._write(pack(parts), waits=True)
 
     def is_deaf(self) -> bool:
         """Whether the node has been silent for ten deadlines, although it was asked."""
@@ -141,7 +143,7 @@ class Wire(asyncio.Protocol):
         self._heard_at_s = self._loop.time()
         self._reader.feed(data)
         while (value := self._reader.gets()) is not False:
-            if isinstance(value, hiredis.PushNotification):
+            if isinstance(value, hiredis.PushNotification) and value[0] != "subscribe":
                 self._on_push(value)
             elif self.waiting:
                 self._answer(self.waiting.popleft(), value)
@@ -178,7 +180,10 @@ class Wire(asyncio.Protocol):
             self._write(packed, waits=True)
             self.waiting.append(pending)
         else:
-            if pending.undo is not None and str(value).startswith(BUSY):
+            if str(value).startswith(self._moved):
+                # Not yet: what has come in the same packet are answers too.
+                self._loop.call_soon(self.abort)
+            if pending.undo is not None and str(value).startswith((*BUSY, *self._moved)):
                 self._loop.call_later(self._timeout_s, self._on_busy, pending.undo)
             if not is_late:
                 fail(pending.reply, NodeRefused(self._name, str(value)))
@@ -192,13 +197,21 @@ class Wire(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._outgoing.append(packed)
 
+    def _read_first(self) -> None:
+        """Let the loop read once more before anything is overdue.
+
+        After a long turn of the loop its timers come first, and replies that have come meanwhile
+        are not read yet: a node is not to blame for our own slowness.
+        """
+        self._timer = self._loop.call_later(ONE_TURN_S, self._expire)
+
     def _expire(self) -> None:
         """Fail what is overdue, and come again when the next command will be."""
         self._timer = None
         now_s = self._loop.time()
         for pending in islice(self.waiting, self._overdue, None):
             if pending.due_s > now_s and not pending.reply.done():
-                self._timer = self._loop.call_at(pending.due_s, self._expire)
+                self._timer = self._loop.call_at(pending.due_s, self._read_first)
                 return
             self._overdue += 1
             self._fail(pending, f"no reply within {self._timeout_s * 1_000:.0f} ms")

@@ -89,6 +89,7 @@ class ServerNode:
         leash: ends the process when the supervisor dies.
         primary: the node that a replica follows.
         env: added to its environment, such as what the fault of a clock or a disk needs.
+        options: added to its arguments, such as what makes it one of a Cluster.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class ServerNode:
         leash: Leash,
         primary: "ServerNode | None" = None,
         env: Mapping[str, str] | None = None,
+        options: Mapping[str, str] | None = None,
     ) -> None:
         self.spec = spec
         self.environment = env or {}
@@ -106,6 +108,7 @@ class ServerNode:
         self._server = server
         self._leash = leash
         self._primary = primary
+        self._options = options or {}
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
         self._frozen = False
@@ -248,6 +251,7 @@ class ServerNode:
             "shutdown-timeout": "0",
             # By default a replica that rewrites its file after a sync refuses to end on SIGTERM.
             "shutdown-on-sigterm": "force",
+            **self._options,
         }
         arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
         if self._primary is not None:

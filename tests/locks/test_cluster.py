@@ -7,7 +7,8 @@ import pytest
 
 from labshop.locks import Cluster, LockEvent, LockTimeout, Node, NodeDown, NodeRefused
 from labshop.locks.base import ignore_event
-from labshop.locks.cluster import SLOTS, ClusterLock, slot_of
+from labshop.locks.cluster import ClusterLock
+from labshop.locks.slots import SLOTS, slot_of
 from labshop.stack.leash import Leash
 from labshop.stack.nodes import NodeSpec, ServerNode, find_server
 from labshop.stack.ports import LOOPBACK, free_port

@@ -16,6 +16,7 @@ from labshop.locks import (
     NodeSilent,
     SingleLock,
 )
+from labshop.locks.address import address_book
 from labshop.locks.connection import Undo
 from labshop.locks.wire import Part, Reply, Wire
 from labshop.lua import load_script
@@ -46,7 +47,7 @@ async def test_what_is_still_on_its_way_over_the_old_connection_never_arrives(
         wire.abort()
         with pytest.raises(NodeSilent):
             await acquiring
-        node.port = five.servers[0].port  # round the partition
+        node._book = address_book(five.servers[0].url, timeout_ms=2_000)  # round the partition
         await is_heard(node)
         assert await five.is_empty()
     await eventually(lambda: has_one_client(five, node))
