@@ -1,6 +1,6 @@
 """Staying alive while others are not: a library of its own, which knows neither shop nor Redis."""
 
-from labshop.resilience.breaker import BreakerState, CircuitBreaker
+from labshop.resilience.breaker import BREAKER_STATES, BreakerState, CircuitBreaker
 from labshop.resilience.bucket import TokenBuckets
 from labshop.resilience.bulkhead import Bulkhead
 from labshop.resilience.cache import Cache
@@ -15,6 +15,7 @@ from labshop.resilience.patience import Patience
 from labshop.resilience.retry import Backoff, retry
 
 __all__ = [
+    "BREAKER_STATES",
     "Backoff",
     "BreakerOpen",
     "BreakerState",

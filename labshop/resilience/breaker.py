@@ -21,17 +21,17 @@ breaker; a deadline around it cancels, and so is not counted. It is known to one
 Source: M. Nygard, "Release It!" (2007), chapter "Stability Patterns".
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Literal, ParamSpec, TypeVar, get_args
 
 from labshop.clock import Clock, SystemClock
 from labshop.resilience.errors import BreakerOpen
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 BreakerState = Literal["closed", "open", "half_open"]
+BREAKER_STATES: tuple[BreakerState, ...] = get_args(BreakerState)
 
 PROBE_MS = 1_000
 """Whoever meets a probe is told to come again when it should be over."""
@@ -47,7 +47,7 @@ def ignore_change(_name: str, _state: BreakerState) -> None:
 
 
 class CircuitBreaker:
-    """The breaker of one dependency: ``async with breaker:`` or ``await breaker.call(fn)``.
+    """The breaker of one dependency: ``await breaker.call(step, argument)``.
 
     Args:
         name: of the dependency.
@@ -71,6 +71,10 @@ class CircuitBreaker:
             raise ValueError("a breaker needs a failure to open")
         self.name = name
         self.state: BreakerState = "closed"
+        self.opened = 0
+        """How often it has opened."""
+        self.refused = 0
+        """How many calls it has not let through."""
         self._failure_threshold = failure_threshold
         self._recovery_ms = recovery_ms
         self._is_failure = is_failure
@@ -79,17 +83,25 @@ class CircuitBreaker:
         self._failures = 0
         self._probe_at_ms = 0.0
         self._changes = 0
-        # A task's calls, innermost last, each as the number of changes before it began.
-        self._begun: dict[asyncio.Task[Any] | None, list[int]] = {}
 
-    async def call(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, step: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a call, if the breaker lets it through.
 
         Raises:
             BreakerOpen: it was not made. Others: as the call.
         """
-        async with self:
-            return await attempt()
+        if self.state != "closed":
+            self._begin_probe()
+        begun = self._changes
+        try:
+            answer = await step(*args, **kwargs)
+        except BaseException as error:
+            if self._counts(begun):
+                self._take_in(error)
+            raise
+        if self._counts(begun):
+            self._succeed()
+        return answer
 
     def retry_after_ms(self) -> float:
         """When it may be worth trying, in milliseconds from now; 0 if it is at once."""
@@ -99,44 +111,25 @@ class CircuitBreaker:
             return PROBE_MS
         return max(0.0, self._probe_at_ms - self._clock.now_ms())
 
-    async def __aenter__(self) -> None:
-        """Let a call through, or refuse it; it never suspends.
-
-        Raises:
-            BreakerOpen: it is refused.
-        """
+    def _begin_probe(self) -> None:
         retry_after_ms = self.retry_after_ms()
         if retry_after_ms:
+            self.refused += 1
             raise BreakerOpen(self.name, retry_after_ms)
         if self.state == "open":
             self._change("half_open")
-        self._begun.setdefault(asyncio.current_task(), []).append(self._changes)
 
-    async def __aexit__(
-        self,
-        _kind: type[BaseException] | None,
-        error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        if self._end_call() != self._changes:
-            return
-        if error is None:
-            self._succeed()
-        elif not isinstance(error, Exception):
+    def _counts(self, begun: int) -> bool:
+        """Whether the state is still the one in which a call began, after so many changes."""
+        return begun == self._changes
+
+    def _take_in(self, error: BaseException) -> None:
+        if not isinstance(error, Exception):
             self._give_back()
         elif self._is_failure(error):
             self._fail()
         else:
             self._succeed()
-
-    def _end_call(self) -> int:
-        """Forget the task's innermost call; returns how many changes there were before it."""
-        task = asyncio.current_task()
-        calls = self._begun[task]
-        begun = calls.pop()
-        if not calls:
-            del self._begun[task]
-        return begun
 
     def _succeed(self) -> None:
         self._failures = 0
@@ -147,6 +140,7 @@ class CircuitBreaker:
         self._failures += 1
         if self.state == "half_open" or self._failures >= self._failure_threshold:
             self._failures = 0
+            self.opened += 1
             self._probe_at_ms = self._clock.now_ms() + self._recovery_ms
             self._change("open")
 

@@ -7,7 +7,7 @@ told when there will be one.
 A bucket is kept as one number, the moment at which it will be full again: it fills by itself as
 time goes by, so nothing has to be added to it (the *generic cell rate algorithm*).
 
-The number of buckets is bounded. When there are too many, the one that gave a token longest ago is
+The number of buckets is bounded. When there are too many, the one that was asked longest ago is
 forgotten; most likely it is full by then, which is the same as none. It does not promise anything
 to a shop with more busy users than buckets, nor across processes.
 
@@ -16,6 +16,7 @@ Source: ITU-T I.371 (GCRA); RFC 2697 describes the bucket.
 
 import math
 from collections import OrderedDict
+from collections.abc import Hashable
 
 from labshop.clock import Clock, SystemClock
 
@@ -38,23 +39,22 @@ class TokenBuckets:
         self._depth_ms = burst * self._token_ms
         self._size = size
         self._clock = clock or SystemClock()
-        self._full_at_ms: OrderedDict[str, float] = OrderedDict()
+        # The bucket that was asked last is the last one.
+        self._full_at_ms: OrderedDict[Hashable, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._full_at_ms)
 
-    def take(self, key: str) -> int:
+    def take(self, key: Hashable) -> int:
         """Take a token from a key's bucket; returns 0, or in how many milliseconds there is one."""
         now_ms = self._clock.now_ms()
-        full_at_ms = max(now_ms, self._full_at_ms.get(key, now_ms)) + self._token_ms
-        short_ms = full_at_ms - now_ms - self._depth_ms
-        if short_ms > _ROUNDING_MS:
-            return max(1, math.ceil(short_ms))
-        self._full_at_ms[key] = full_at_ms
-        self._full_at_ms.move_to_end(key)
-        if len(self._full_at_ms) > self._size:
-            self._full_at_ms.popitem(last=False)
-        return 0
+        buckets = self._full_at_ms
+        full_at_ms = max(now_ms, buckets.pop(key, now_ms))
+        short_ms = full_at_ms + self._token_ms - now_ms - self._depth_ms
+        buckets[key] = full_at_ms if short_ms > _ROUNDING_MS else full_at_ms + self._token_ms
+        if len(buckets) > self._size:
+            buckets.popitem(last=False)
+        return 0 if short_ms <= _ROUNDING_MS else max(1, math.ceil(short_ms))
 
 
 _ROUNDING_MS = 1e-3

@@ -14,39 +14,44 @@ its own. It does not travel to other processes either.
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 
 from labshop.clock import Clock, SystemClock
 from labshop.resilience.errors import DeadlineExceeded
 
 
-@dataclass(frozen=True)
 class _Deadline:
-    at_ms: float
-    clock: Clock
+    """A moment, which stands for the length of a ``with`` body."""
+
+    __slots__ = ("_at_ms", "_clock", "_outer")
+
+    def __init__(self, duration_ms: float, clock: Clock) -> None:
+        self._clock = clock
+        self._at_ms = clock.now_ms() + duration_ms
 
     def remaining_ms(self) -> float:
-        return self.at_ms - self.clock.now_ms()
+        return self._at_ms - self._clock.now_ms()
+
+    def __enter__(self) -> None:
+        outer = _current.get()
+        is_earlier = outer is None or self.remaining_ms() < outer.remaining_ms()
+        self._outer = _current.set(self if is_earlier else outer)
+
+    def __exit__(self, *_end: object) -> None:
+        _current.reset(self._outer)
 
 
 _current: ContextVar[_Deadline | None] = ContextVar("deadline", default=None)
+_SYSTEM_CLOCK = SystemClock()
 
 
-@contextmanager
-def deadline_in_ms(duration_ms: float, clock: Clock | None = None) -> Iterator[None]:
+def deadline_in_ms(
+    duration_ms: float, clock: Clock = _SYSTEM_CLOCK
+) -> AbstractContextManager[None]:
     """Set a deadline for the length of a body, unless an earlier one stands already."""
-    clock = clock or SystemClock()
-    deadline = _current.get()
-    if duration_ms < remaining_ms():
-        deadline = _Deadline(clock.now_ms() + duration_ms, clock)
-    token = _current.set(deadline)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+    return _Deadline(duration_ms, clock)
 
 
 def remaining_ms() -> float:

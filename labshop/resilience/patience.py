@@ -5,13 +5,13 @@ none ever expires; yet setting a timer and taking it back costs more than many a
 guards. The idea: where all are equally patient, whoever began first is due first. So they stand in
 a line, and one timer watches its head.
 
-It ends a body as `asyncio.timeout` does: by cancelling its task, and by a `TimeoutError` in place of
-that cancellation; a cancellation from elsewhere passes. Between two looks of the timer a body may
-overstay by nothing but the loop's own delay.
+It ends a body as `asyncio.timeout` does: by cancelling its task, and by a `TimeoutError` in place
+of that cancellation; a cancellation from elsewhere passes.
 """
 
 import asyncio
 from types import TracebackType
+from typing import Self
 
 
 class Patience:
@@ -66,7 +66,7 @@ class Limit:
         self.has_expired = False
         self._patience = patience
 
-    def __enter__(self) -> "Limit":
+    def __enter__(self) -> Self:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("only a task can be given a limit")

@@ -20,7 +20,6 @@ Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog (201
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from itertools import count
 from typing import TypeVar
 
 from labshop.clock import Clock
@@ -49,6 +48,10 @@ class Backoff:
         return chance.uniform(0.0, min(self.longest_ms, self.first_ms * 2**doublings))
 
 
+def ignore_failure() -> None:
+    """Tell nobody."""
+
+
 async def retry(
     attempt: Callable[[], Awaitable[T]],
     *,
@@ -56,6 +59,7 @@ async def retry(
     backoff: Backoff,
     clock: Clock,
     chance: random.Random,
+    before_again: Callable[[], object] = ignore_failure,
 ) -> T:
     """Make a call, and make it again while its error allows it.
 
@@ -65,16 +69,19 @@ async def retry(
         backoff: how often, and with which pauses.
         clock: sleeps the pauses.
         chance: draws them.
+        before_again: told of each failure that is followed by another try.
 
     Raises:
         Whatever the last try raised. When the pause would outlast the deadline, that is this one.
     """
-    for failures in count(1):
+    failures = 0
+    while True:
         try:
             return await attempt()
         except Exception as error:
+            failures += 1
             pause_ms = backoff.pause_ms(failures, chance)
             if failures >= backoff.tries or not on(error) or pause_ms >= remaining_ms():
                 raise
+        before_again()
         await clock.sleep_ms(pause_ms)
-    raise AssertionError("count() has no end")

@@ -7,3 +7,6 @@ STAGES = {
     "v4": "labshop.stages.v4_production:Purchase",
 }
 """Where each stage's page is."""
+
+LOCKLESS = frozenset({"v4"})
+"""Those that serve the buyers of one product side by side."""

@@ -8,14 +8,10 @@ What undoes or settles a reservation passes at any time: refused, it would hold 
 """
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import (
-    AsyncExitStack,
-    asynccontextmanager,
-    contextmanager,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 from uuid import UUID
 
 from labshop.clock import Clock
@@ -32,6 +28,7 @@ from labshop.shop.domain import Order, Receipt
 from labshop.shop.errors import Overloaded, Refused, Unavailable
 from labshop.stages.base import Inventory, Ledger, MakeLock
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -52,20 +49,12 @@ def may_be_repeated(error: Exception) -> bool:
     return isinstance(error, Unavailable) and not isinstance(error, Overloaded)
 
 
-@contextmanager
-def as_refusal(name: str) -> Iterator[None]:
-    """Tell of a call that was not made in the shop's own words.
-
-    Raises:
-        Overloaded: it was not made.
-    """
-    try:
-        yield
-    except NotTried as reason:
-        raise Overloaded(name, str(reason), reason.retry_after_ms) from reason
+def as_refusal(name: str, reason: NotTried) -> Overloaded:
+    """A call that was not made, in the shop's own words."""
+    return Overloaded(name, str(reason), reason.retry_after_ms)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Guard:
     """In front of what the breaker is named after."""
 
@@ -75,8 +64,10 @@ class Guard:
     """How long a probe may wait for a lock: meanwhile everybody else is refused."""
     clock: Clock
     chance: random.Random
+    retries: int = 0
+    """How many calls have been made once more."""
 
-    async def call(self, step: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, step: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a call.
 
         Raises:
@@ -85,16 +76,22 @@ class Guard:
 
         async def attempt() -> T:
             check_deadline()
-            return await self.breaker.call(step)
+            return await self.breaker.call(step, *args, **kwargs)
 
-        with as_refusal(self.breaker.name):
+        try:
             return await retry(
                 attempt,
                 on=may_be_repeated,
                 backoff=self.backoff,
                 clock=self.clock,
                 chance=self.chance,
+                before_again=self._count,
             )
+        except NotTried as reason:
+            raise as_refusal(self.breaker.name, reason) from reason
+
+    def _count(self) -> None:
+        self.retries += 1
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ class GuardedInventory:
     guard: Guard
 
     async def reserve(self, order: Order) -> None:
-        await self.guard.call(lambda: self.inventory.reserve(order))
+        await self.guard.call(self.inventory.reserve, order)
 
     async def release(self, order_id: UUID) -> None:
         await self.inventory.release(order_id)
@@ -125,7 +122,7 @@ class GuardedLedger:
     guard: Guard
 
     async def record(self, order: Order, *, fence: int) -> Receipt:
-        return await self.guard.call(lambda: self.ledger.record(order, fence=fence))
+        return await self.guard.call(self.ledger.record, order, fence=fence)
 
 
 @dataclass(frozen=True)

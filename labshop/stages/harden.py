@@ -12,14 +12,15 @@ shop dies of the crowd in front of it. The idea: the strategy stays as it is, an
   that the ledger did not take in. After `Unknown` nobody tries again: the order may stand. Who was
   overtaken by a later holder of the lock begins anew, once all is undone.
 
+The shop serves every stage so, and a learner's own; a trial, a lesson and the zoo take them bare.
+
 It does not promise an answer at the deadline: the step under way ends by its own timeout. It does
 not guard what a strategy asks of `node` itself, and each process has breakers of its own.
 """
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any
 
 from uuid_utils.compat import uuid7
@@ -29,6 +30,7 @@ from labshop.resilience import (
     BreakerState,
     Bulkhead,
     CircuitBreaker,
+    NotTried,
     deadline_in_ms,
     retry,
 )
@@ -58,27 +60,103 @@ class Policy:
     backoff: Backoff = field(default_factory=Backoff)
     chance: random.Random = field(default_factory=random.Random)
 
-    def guard(self, name: str, tools: Toolbox) -> Guard:
-        """A guard in front of one dependency, whose breaker tells the shop of its changes."""
+
+@dataclass(frozen=True)
+class Guards:
+    """One for each thing that a purchase depends on; stages that share a store share its guard."""
+
+    gate: Guard
+    ledger: Guard
+    lock: Guard
+    quorum: Guard
+
+    @classmethod
+    def of(cls, tools: Toolbox, policy: Policy) -> "Guards":
+        """Guards whose breakers tell of their changes by the toolbox's `publish`."""
 
         def tell(name: str, state: BreakerState) -> None:
             tools.publish(Event("breaker", {"name": name, "state": state}))
 
-        breaker = CircuitBreaker(
-            name,
-            failure_threshold=self.failure_threshold,
-            recovery_ms=self.recovery_ms,
-            is_failure=is_failure,
-            clock=tools.clock,
-            on_change=tell,
+        def guard(name: str) -> Guard:
+            breaker = CircuitBreaker(
+                name,
+                failure_threshold=policy.failure_threshold,
+                recovery_ms=policy.recovery_ms,
+                is_failure=is_failure,
+                clock=tools.clock,
+                on_change=tell,
+            )
+            return Guard(breaker, policy.backoff, policy.recovery_ms, tools.clock, policy.chance)
+
+        return cls(guard("gate"), guard("ledger"), guard("lock"), guard("quorum"))
+
+    def __iter__(self) -> Iterator[Guard]:
+        return iter((self.gate, self.ledger, self.lock, self.quorum))
+
+    def around(self, tools: Toolbox) -> Toolbox:
+        """The same tools, each behind its guard."""
+        return replace(
+            tools,
+            inventory=GuardedInventory(tools.inventory, self.gate),
+            ledger=GuardedLedger(tools.ledger, self.ledger),
+            lock=GuardedLocks(tools.lock, self.lock),
+            quorum_lock=GuardedLocks(tools.quorum_lock, self.quorum),
         )
-        return Guard(breaker, self.backoff, self.recovery_ms, tools.clock, self.chance)
+
+
+class Hardened:
+    """A strategy that is one as before, and whose `buy` raises `Overloaded` besides.
+
+    Args:
+        strategy: its class, or whatever makes one of a `Toolbox`.
+        tools: what it is to work with.
+        policy: how much is borne.
+        guards: those of other stages on the same stores; None makes new ones.
+    """
+
+    def __init__(
+        self,
+        strategy: Callable[[Toolbox], PurchaseStrategy],
+        tools: Toolbox,
+        policy: Policy,
+        guards: Guards | None = None,
+    ) -> None:
+        guards = guards or Guards.of(tools, policy)
+        self.bulkhead = Bulkhead("shop", limit=policy.limit, queue=policy.queue)
+        self._policy = policy
+        self._clock = tools.clock
+        self._strategy = strategy(guards.around(tools))
+
+    async def buy(self, order: Order) -> Receipt:
+        """Buy as the strategy does, if there is room and time."""
+        policy, orders = self._policy, _anew(order)
+
+        def attempt() -> Awaitable[Receipt]:
+            return self._strategy.buy(next(orders))
+
+        try:
+            with deadline_in_ms(policy.deadline_ms, self._clock):
+                async with self.bulkhead:
+                    return await retry(
+                        attempt,
+                        on=_is_overtaken,
+                        backoff=policy.backoff,
+                        clock=self._clock,
+                        chance=policy.chance,
+                    )
+        except NotTried as reason:
+            raise as_refusal("shop", reason) from reason
+
+    async def aclose(self) -> None:
+        """Close the strategy, where it has something to close."""
+        if hasattr(self._strategy, "aclose"):
+            await self._strategy.aclose()
 
 
 def harden(
     strategy: Callable[[Toolbox], PurchaseStrategy], **policy: Any
 ) -> type[PurchaseStrategy]:
-    """Wrap a strategy; the result is one as well, whose `buy` raises `Overloaded` besides.
+    """Wrap a strategy into a class that can stand wherever a stage can.
 
     Args:
         strategy: its class, or whatever makes one of a `Toolbox`.
@@ -86,46 +164,21 @@ def harden(
     """
     terms = Policy(**policy)
 
-    class Hardened:
+    class HardenedStage(Hardened):
         def __init__(self, tools: Toolbox) -> None:
-            self._clock = tools.clock
-            self._bulkhead = Bulkhead("shop", limit=terms.limit, queue=terms.queue)
-            self._strategy = strategy(_guarded(tools, terms))
+            super().__init__(strategy, tools, terms)
 
-        async def buy(self, order: Order) -> Receipt:
-            """Buy as the strategy does, if there is room and time."""
-            # The gate remembers that an order was given up: whoever begins anew is a new one.
-            ids = chain((order.id,), iter(uuid7, None))
-
-            def attempt() -> Awaitable[Receipt]:
-                return self._strategy.buy(replace(order, id=next(ids)))
-
-            with as_refusal("shop"), deadline_in_ms(terms.deadline_ms, self._clock):
-                async with self._bulkhead:
-                    return await retry(
-                        attempt,
-                        on=_is_overtaken,
-                        backoff=terms.backoff,
-                        clock=self._clock,
-                        chance=terms.chance,
-                    )
-
-        async def aclose(self) -> None:
-            """Close the strategy, where it has something to close."""
-            if hasattr(self._strategy, "aclose"):
-                await self._strategy.aclose()
-
-    return Hardened
+    return HardenedStage
 
 
-def _guarded(tools: Toolbox, policy: Policy) -> Toolbox:
-    return replace(
-        tools,
-        inventory=GuardedInventory(tools.inventory, policy.guard("gate", tools)),
-        ledger=GuardedLedger(tools.ledger, policy.guard("ledger", tools)),
-        lock=GuardedLocks(tools.lock, policy.guard("lock", tools)),
-        quorum_lock=GuardedLocks(tools.quorum_lock, policy.guard("quorum", tools)),
-    )
+def _anew(order: Order) -> Iterator[Order]:
+    """The order, and then copies under ids of their own.
+
+    The gate remembers that an order was given up: whoever begins anew is a new one.
+    """
+    yield order
+    while True:
+        yield replace(order, id=uuid7())
 
 
 def _is_overtaken(error: Exception) -> bool:

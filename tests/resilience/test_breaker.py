@@ -40,9 +40,8 @@ class HerdBreaker(CircuitBreaker):
 class CountingAll(CircuitBreaker):
     """The control: an answer counts whenever it comes."""
 
-    def _end_call(self) -> int:
-        super()._end_call()
-        return self._changes
+    def _counts(self, begun: int) -> bool:
+        return True
 
 
 class CancelledIsSuccess(CircuitBreaker):
@@ -68,10 +67,19 @@ def state_of(breaker: CircuitBreaker) -> BreakerState:
 
 
 async def fail(breaker: CircuitBreaker, error: Exception, times: int = 1) -> None:
+    async def raise_it() -> None:
+        raise error
+
     for _ in range(times):
         with pytest.raises(type(error)):
-            async with breaker:
-                raise error
+            await breaker.call(raise_it)
+
+
+async def succeed(breaker: CircuitBreaker) -> None:
+    async def answer() -> str:
+        return "well"
+
+    assert await breaker.call(answer) == "well"
 
 
 async def open_and_wait(breaker: CircuitBreaker, clock: OwnedClock) -> None:
@@ -103,8 +111,7 @@ async def test_a_success_ends_the_row(clock: OwnedClock) -> None:
     breaker = make(clock)
     for _ in range(2):
         await fail(breaker, Down(), THRESHOLD - 1)
-        async with breaker:
-            pass
+        await succeed(breaker)
     assert state_of(breaker) == "closed"
 
 
@@ -149,8 +156,7 @@ async def test_fifty_callers_send_one_probe(
     told = Counter("well" if end == "well" else type(end).__name__ for end in ends)
     assert told == Counter({"well": probes, "BreakerOpen": 50 - probes})
     assert state_of(breaker) == "closed"
-    async with breaker:
-        pass
+    await succeed(breaker)
 
 
 async def test_a_failed_probe_opens_it_for_another_while(clock: OwnedClock) -> None:
@@ -242,8 +248,7 @@ async def test_late_failures_do_not_open_one_that_has_closed_since(
     old = [asyncio.create_task(breaker.call(dependency.ask)) for _ in range(THRESHOLD)]
     await turns()
     await open_and_wait(breaker, clock)
-    async with breaker:
-        pass
+    await succeed(breaker)
     assert state_of(breaker) == "closed"
     for call in dependency.calls:
         call.set_exception(Down())
@@ -265,20 +270,32 @@ async def test_it_tells_of_each_change_once(clock: OwnedClock) -> None:
     clock.ms += 10
     await fail(breaker, Down())
     clock.ms += 10
-    async with breaker:
-        pass
+    await succeed(breaker)
     states = ["open", "half_open", "open", "half_open", "closed"]
     assert told == [("gate", state) for state in states]
 
 
 async def test_calls_within_calls_of_one_task(clock: OwnedClock) -> None:
-    """A task may call through the breaker while it does so already; each end is its own."""
+    """A call that began before the breaker opened, in the same task, does not close it."""
     breaker = make(clock)
-    async with breaker:
-        await fail(breaker, Down(), THRESHOLD)
-        assert state_of(breaker) == "open"
+    await breaker.call(fail, breaker, Down(), THRESHOLD)
     assert state_of(breaker) == "open"
-    assert breaker._begun == {}
+
+
+async def test_it_counts_what_it_does(clock: OwnedClock) -> None:
+    """How often it opened, and how many calls it refused; arguments reach the step."""
+    breaker = make(clock)
+    await fail(breaker, Down(), THRESHOLD)
+    for _ in range(3):
+        with pytest.raises(BreakerOpen):
+            await succeed(breaker)
+    clock.ms += RECOVERY_MS
+
+    async def add(a: int, *, b: int) -> int:
+        return a + b
+
+    assert await breaker.call(add, 1, b=2) == 3
+    assert (breaker.opened, breaker.refused) == (1, 3)
 
 
 def test_one_that_needs_no_failure_is_refused() -> None:

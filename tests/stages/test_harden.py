@@ -152,7 +152,7 @@ async def test_the_judge_finds_nothing(arena: Arena, stage: str, name: str) -> N
 
 async def test_in_an_outage_of_the_ledger_one_probe_at_a_time(arena: Arena) -> None:
     """Without a lock in front, a crowd meets the breaker: it opens, probes, and closes."""
-    strategy = harden(v4_production.Purchase, recovery_ms=100)
+    strategy = harden(v4_production.Purchase, recovery_ms=100, failure_threshold=1)
     trial = await try_out(strategy, SCENARIOS["ledger outage"], arena=arena, seed=1)
 
     assert trial.verdict.outcome == "VALID", str(trial)
@@ -167,7 +167,7 @@ async def test_control_the_judge_sees_a_herd_of_probes(
 ) -> None:
     """With a breaker that lets everybody through when half open, the same run is accused."""
     monkeypatch.setattr(page, "CircuitBreaker", HerdBreaker)
-    strategy = harden(v4_production.Purchase, recovery_ms=100)
+    strategy = harden(v4_production.Purchase, recovery_ms=100, failure_threshold=1)
     trial = await try_out(strategy, SCENARIOS["ledger outage"], arena=arena, seed=1)
 
     assert "one-probe" in trial.verdict.broken, str(trial)
