@@ -5,18 +5,20 @@ isolation for whoever does not ask for another. The ledger must not depend on ei
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import count
 from typing import Any
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import Engine, event
 
 from labshop.stack.leash import Leash
 from labshop.stack.postgres import PostgresServer
 from labshop.storage.database import WRITER_LOCK, Database
 from labshop.storage.seed import seed
+from labshop.storage.statements import Statements
 
 HOSTILE = {"timezone": "Asia/Kathmandu", "default_transaction_isolation": "serializable"}
 TEMPLATE = "stocked"
@@ -52,6 +54,29 @@ def dropped(server: PostgresServer, url: str) -> None:
     """Throw a database away, whoever is connected."""
     name = sql.Identifier(url.rpartition("/")[2])
     execute(server.url(), sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
+@contextmanager
+def told_of_statements(engine: Engine, tell: Callable[[str], object]) -> Iterator[None]:
+    """Tell, in the sending thread, of each statement just before it is sent."""
+    send = Statements.send
+
+    def watch(_connection: object, _cursor: object, sent: str, *_rest: object) -> None:
+        tell(sent)
+
+    def tell_and_send(
+        self: Statements, sql: str, values: Sequence[Any] = (), *, many: bool = False
+    ) -> None:
+        tell(sql)
+        send(self, sql, values, many=many)
+
+    event.listen(engine, "before_cursor_execute", watch)
+    Statements.send = tell_and_send  # type: ignore[method-assign]  # what the library does not see
+    try:
+        yield
+    finally:
+        Statements.send = send  # type: ignore[method-assign]  # as it was
+        event.remove(engine, "before_cursor_execute", watch)
 
 
 def execute(url: str, statement: sql.Composed) -> None:

@@ -35,9 +35,9 @@ class Catalog:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def products(self) -> list[ProductOffer]:
-        """All products by id."""
-        return await self._database.read(_products)
+    async def products(self, *, limit: int, offset: int) -> list[ProductOffer]:
+        """So many products by id, behind so many others."""
+        return await self._database.read(lambda session: _products(session, limit, offset))
 
     async def product(self, product_id: int) -> ProductOffer | None:
         """One product, or None."""
@@ -63,8 +63,9 @@ def read_sale(session: Session) -> Sale:
     )
 
 
-def _products(session: Session) -> list[ProductOffer]:
-    rows = session.exec(select(Product).order_by(col(Product.id))).all()
+def _products(session: Session, limit: int, offset: int) -> list[ProductOffer]:
+    page = select(Product).order_by(col(Product.id)).limit(limit).offset(offset)
+    rows = session.exec(page).all()
     return [offer for row in rows if (offer := _product(row)) is not None]
 
 

@@ -20,6 +20,7 @@ All keys of a sale share one hash tag, so that a Redis Cluster keeps them on one
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 from labshop.clock import Clock
@@ -40,10 +41,13 @@ from labshop.shop.errors import (
 )
 from labshop.storage.gate import HEAT_TRIES, Gate, as_ms
 from labshop.storage.records import Snapshot
+from labshop.storage.sold_out import SoldOutFlags
 
 REMEMBER_MS = 600_000
 """How long a settled order is remembered; far longer than any message is on its way."""
 SWEEP_SIZE = 100
+COLD_TRIES, COLD_PAUSE_S = 240, 0.25
+"""Sales are told to a gate that is being built again and again, for as long as that may take."""
 
 
 class RedisInventory:
@@ -53,6 +57,7 @@ class RedisInventory:
         node: the server that holds it.
         snapshot: reads the ledger; the source when the gate is built.
         sale_id: which sale.
+        gate: on that node, where it is not built like any other; None makes one.
     """
 
     def __init__(
@@ -62,28 +67,34 @@ class RedisInventory:
         *,
         clock: Clock,
         sale_id: int = 1,
+        gate: Gate | None = None,
     ) -> None:
-        self.gate = Gate(node, snapshot, clock=clock, sale_id=sale_id)
+        self.gate = gate or Gate(node, snapshot, clock=clock, sale_id=sale_id)
+        self.sold_out = SoldOutFlags(clock)
+        self.sold_out.hear(self.gate)
         self._sold: list[Receipt] = []
 
     async def reserve(self, order: Order) -> None:
         """Set the order's units aside. See `labshop.stages.base.Inventory`."""
-        args: list[Part] = [str(order.id), order.user_id, order.token_id, *_flat(order.lines)]
-        answer = await self._settle("reserve_stock", order.id, args, self.gate.revoked)
+        asked_ms = self.sold_out.refuse(order.lines)
+        order_id = str(order.id)
+        args: list[Part] = [order_id, order.user_id, order.token_id, *_flat(order.lines)]
+        answer = await self._settle("reserve_stock", order_id, args, self.gate.revoked)
         refusal = _refusal(answer)
         if refusal is not None:
+            self.sold_out.note(answer, asked_ms)
             raise refusal
 
     async def release(self, order_id: UUID) -> None:
         """Give back what the order had reserved, once."""
         args = (str(order_id), REMEMBER_MS)
-        await self.gate.believed(
-            lambda: self.gate.run("release_reservation", self._keys(order_id), args)
-        )
+        keys = self._keys(str(order_id))
+        await self.gate.believed(lambda: self.gate.run("release_reservation", keys, args))
 
     async def confirm(self, receipt: Receipt) -> None:
         """Turn the reservation into a sale. If the gate cannot be told, it becomes suspect."""
-        await self._tell("confirm_sale", receipt.order_id, [REMEMBER_MS, *_sale(receipt)])
+        order_id = str(receipt.order_id)
+        await self._tell("confirm_sale", order_id, [REMEMBER_MS, *_sale(order_id, receipt)])
 
     def confirm_soon(self, receipt: Receipt) -> None:
         """The same, with all others of this turn of the event loop, and not waited for."""
@@ -93,15 +104,32 @@ class RedisInventory:
 
     def _confirm_all(self) -> None:
         sold, self._sold = self._sold, []
-        gate, script = self.gate, load_script("labshop.storage", "confirm_sale")
-        keys = [gate.key, gate.bought, gate.held, *(self._key(it.order_id) for it in sold)]
-        args: list[Part] = [REMEMBER_MS, *(part for it in sold for part in _sale(it))]
-        gate.node.post(script, keys, args).add_done_callback(self._look_at_answer)
+        self._confirm(sold, tries=COLD_TRIES)
 
-    def _look_at_answer(self, told: "asyncio.Future[Reply]") -> None:
-        # A gate that is being built has perhaps read the ledger before this sale.
-        if told.cancelled() or told.exception() is not None or told.result() == "cold":
+    def _confirm(self, sold: Sequence[Receipt], *, tries: int) -> None:
+        gate, script = self.gate, load_script("labshop.storage", "confirm_sale")
+        keys = [gate.key, gate.bought, gate.held]
+        args: list[Part] = [REMEMBER_MS]
+        for receipt in sold:
+            order_id = str(receipt.order_id)
+            keys.append(self._key(order_id))
+            args += _sale(order_id, receipt)
+        told = gate.node.post(script, keys, args)
+        told.add_done_callback(lambda told: self._look_at_answer(told, sold, tries))
+
+    def _look_at_answer(
+        self, told: "asyncio.Future[Reply]", sold: Sequence[Receipt], tries: int
+    ) -> None:
+        is_lost = told.cancelled() or told.exception() is not None
+        if not is_lost and told.result() != "cold":
+            return
+        if is_lost or not tries:
             self.gate.suspect = True
+            return
+        # A gate that is being built has perhaps read the ledger before these sales: it is told when
+        # it is there. To build it once more would do the same to those who are buying by then.
+        again = partial(self._confirm, sold, tries=tries - 1)
+        asyncio.get_running_loop().call_later(COLD_PAUSE_S, again)
 
     async def sign_out(self, token_id: str, ends_at: datetime) -> None:
         """Refuse a token from here on; the ledger knows already that it was taken back.
@@ -122,9 +150,10 @@ class RedisInventory:
             receipt: the cancelled order.
             sequence: the ledger's number of the cancellation.
         """
-        args: list[Part] = [str(receipt.order_id), receipt.user_id, REMEMBER_MS]
+        order_id = str(receipt.order_id)
+        args: list[Part] = [order_id, receipt.user_id, REMEMBER_MS]
         args += [sequence, receipt.sequence, *_flat(receipt.lines)]
-        await self._tell("return_units", receipt.order_id, args)
+        await self._tell("return_units", order_id, args)
 
     async def left(self, product_id: int) -> int:
         """Units that can be reserved at this moment.
@@ -164,7 +193,7 @@ class RedisInventory:
             await self.gate.heat()
         raise Unavailable("gate", "it is emptied faster than it is built")
 
-    async def _tell(self, script: str, order_id: UUID, args: Sequence[Part]) -> None:
+    async def _tell(self, script: str, order_id: str, args: Sequence[Part]) -> None:
         try:
             await self._settle(script, order_id, args)
         except Refused:
@@ -175,7 +204,7 @@ class RedisInventory:
             raise
 
     async def _settle(
-        self, script: str, order_id: UUID, args: Sequence[Part], *more_keys: str
+        self, script: str, order_id: str, args: Sequence[Part], *more_keys: str
     ) -> Sequence[str]:
         """Run a script on an order; where it finds no gate, build one and run it again."""
         keys = (*self._keys(order_id), *more_keys)
@@ -186,16 +215,16 @@ class RedisInventory:
             await self.gate.heat()
         raise Unavailable("gate", "it is emptied faster than it is built")
 
-    def _keys(self, order_id: UUID) -> tuple[str, str, str, str]:
+    def _keys(self, order_id: str) -> tuple[str, str, str, str]:
         return self.gate.key, self.gate.bought, self.gate.held, self._key(order_id)
 
-    def _key(self, order_id: UUID) -> str:
+    def _key(self, order_id: str) -> str:
         return f"{self.gate.tag}:order:{order_id}"
 
 
-def _sale(receipt: Receipt) -> list[Part]:
+def _sale(order_id: str, receipt: Receipt) -> list[Part]:
     lines = _flat(receipt.lines)
-    return [str(receipt.order_id), receipt.user_id, receipt.sequence, len(receipt.lines), *lines]
+    return [order_id, receipt.user_id, receipt.sequence, len(receipt.lines), *lines]
 
 
 def _flat(lines: Sequence[Line]) -> list[Part]:
@@ -206,7 +235,7 @@ def _refusal(answer: Sequence[str]) -> PurchaseError | None:  # noqa: PLR0911  #
     match answer:
         case ["reserved"]:
             return None
-        case ["sold_out", product_id, left]:
+        case ["sold_out", product_id, left, _]:
             return SoldOut(int(product_id), int(left))
         case ["held", product_id]:
             return StockHeld(int(product_id))

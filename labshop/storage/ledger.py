@@ -129,6 +129,10 @@ class SqlLedger:
         """Orders whose cancellation is newer than an event, each with its own sequence."""
         return await self._database.read(lambda session: read_cancelled(session, sequence))
 
+    async def sequence(self) -> int:
+        """The number of the newest stock event; it costs the same in any ledger."""
+        return await self._database.read(changes.newest_event_id)
+
     async def sold(self, product_id: int) -> int:
         """Units of a product in orders that stand."""
         return await self._database.read(lambda session: read_sold(session, product_id))

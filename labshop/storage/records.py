@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import func
+from sqlalchemy import func, literal_column, text
 from sqlmodel import Session, col, desc, select
 
 from labshop.shop.domain import Line, Receipt, Sale
@@ -69,20 +69,21 @@ def read_snapshot(session: Session) -> Snapshot:
     left = {product_id: units for product_id, units in products if product_id is not None}
     tokens = session.exec(select(RevokedToken.token_id, RevokedToken.expires_at)).all()
     revoked = {token_id: ends.replace(tzinfo=UTC) for token_id, ends in tokens}
-    return Snapshot(sale, sequence, left, read_bought(session, sale.id), revoked)
+    return Snapshot(sale, sequence, left, _read_bought(session, sale.id), revoked)
 
 
-def read_bought(session: Session, sale_id: int, user_id: int | None = None) -> dict[int, int]:
-    """Units bought per user in a sale: of all users, or of one."""
+def _read_bought(session: Session, sale_id: int) -> dict[int, int]:
+    """Units bought per user in a sale."""
+    buyer = (col(Purchase.user_id) + literal_column("0")).label("buyer")
     units = (
-        select(Purchase.user_id, func.sum(PurchaseLine.quantity))
-        .join(PurchaseLine, col(PurchaseLine.purchase_id) == col(Purchase.id))
+        # The sum hides the users from SQLite's planner: by their index it would fetch a million
+        # orders in an order that nobody wrote them in, and take several times as long.
+        select(buyer, func.sum(Purchase.units))
         .where(Purchase.sale_id == sale_id, Purchase.status == "confirmed")
-        .group_by(col(Purchase.user_id))
+        .group_by("buyer")
     )
-    if user_id is not None:
-        units = units.where(Purchase.user_id == user_id)
-    return {buyer: int(total) for buyer, total in session.exec(units)}
+    # On the bare connection: what a session adds to each row takes longer than the rest.
+    return {user_id: int(sold) for user_id, sold in session.connection().execute(units)}
 
 
 def _receipt(session: Session, purchase: Purchase | None) -> Receipt | None:
@@ -100,7 +101,8 @@ def read_cancelled(session: Session, sequence: int) -> list[tuple[Receipt, int]]
     """Orders cancelled after an event, with the sequence of the cancellation, in its order."""
     cancelled = (
         select(StockEvent.purchase_id, func.max(StockEvent.id))
-        .where(col(StockEvent.id) > sequence, StockEvent.reason == "cancelled")
+        # Word for word as their index has it: a database need not compare it with a parameter.
+        .where(col(StockEvent.id) > sequence, text("reason = 'cancelled'"))
         .group_by(col(StockEvent.purchase_id))
         .order_by(func.max(StockEvent.id))
     )

@@ -1,38 +1,47 @@
 """The statements of a sale, in SQL as both databases read it.
 
 The problem: an expression language is pleasant, and costs more than the database does, once orders
-come by the hundred. The idea: the nine statements that every group of orders needs are written out.
-The library still sends them, so an outage is told as everywhere else.
+come by the hundred. The idea: the eight statements that every group of orders needs are written
+out, and given to the driver itself. What it complains of is told in the library's words, so an
+outage looks as everywhere else.
 
 What the two databases store differently, an order's id and a moment, is translated here and
 nowhere else.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from labshop.shop.domain import Order, Receipt, Sale
 from labshop.storage.changes import EventRow
 
-SALE = "SELECT id, name, opens_at, closes_at, limit_per_user FROM sale ORDER BY id LIMIT 1"
+SALE = (
+    "SELECT id, name, opens_at, closes_at, limit_per_user, "
+    "(SELECT coalesce(max(id), 0) FROM stock_event) FROM sale ORDER BY id LIMIT 1"
+)
 STOCK = (
     "SELECT id, price_minor, stock_left, newest_fence, newest_hash FROM product WHERE id IN ({})"
 )
 BOUGHT = (
-    "SELECT user_id, SUM(quantity) FROM purchase JOIN purchase_line ON purchase_id = purchase.id "
+    "SELECT user_id, SUM(units) FROM purchase "
     "WHERE user_id IN ({}) AND sale_id = ? AND status = 'confirmed' GROUP BY user_id"
 )
 SAME_ID = "SELECT count(*) FROM purchase WHERE id IN ({})"
-SAME_KEY = "SELECT count(*) FROM purchase WHERE (user_id, idempotency_key) IN (VALUES {})"
-NEWEST_EVENT = "SELECT coalesce(max(id), 0) FROM stock_event"
+SAME_KEY = (
+    "SELECT count(*) FROM (VALUES {}) AS wanted CROSS JOIN purchase "
+    "WHERE user_id = column1 AND idempotency_key = column2"
+)
+"""A join, for SQLite answers `(user_id, idempotency_key) IN (VALUES …)` by a look at all orders."""
 ADD_PURCHASE = (
-    "INSERT INTO purchase (id, user_id, sale_id, status, price_minor, fence, sequence, "
-    "idempotency_key, fingerprint, created_at) VALUES (?, ?, ?, 'confirmed', ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO purchase (id, user_id, sale_id, status, units, price_minor, fence, sequence, "
+    "idempotency_key, fingerprint, created_at) VALUES (?, ?, ?, 'confirmed', ?, ?, ?, ?, ?, ?, ?)"
 )
 ADD_LINE = (
     "INSERT INTO purchase_line (purchase_id, product_id, quantity, unit_price_minor) "
@@ -63,13 +72,15 @@ class Statements:
     """The statements on one connection, within one transaction."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self._cursor = connection.connection.cursor()
+        self._dialect = connection.dialect
         self._is_sqlite = connection.dialect.name == "sqlite"
 
-    def sale(self) -> Sale:
-        """The one sale of this shop."""
-        [(number, name, opens_at, closes_at, limit)] = self._rows(SALE)
-        return Sale(number, name, self._moment(opens_at), self._moment(closes_at), limit)
+    def sale(self) -> tuple[Sale, int]:
+        """The one sale of this shop, and the number of the ledger's newest event."""
+        [(number, name, opens_at, closes_at, limit, newest_event)] = self._rows(SALE)
+        sale = Sale(number, name, self._moment(opens_at), self._moment(closes_at), limit)
+        return sale, int(newest_event)
 
     def stock(self, products: Iterable[int]) -> dict[int, Stock]:
         """What is known of some products."""
@@ -90,11 +101,6 @@ class Statements:
             [(count,)] = self._execute(SAME_KEY.format(pairs), flat)
         return bool(count)
 
-    def newest_event(self) -> int:
-        """The number of the newest event."""
-        [(number,)] = self._rows(NEWEST_EVENT)
-        return int(number)
-
     def add(
         self,
         receipts: Sequence[Receipt],
@@ -105,13 +111,14 @@ class Statements:
         """Add orders of one moment, their lines and their events."""
         at = self._stored(receipts[0].created_at)
         ids: dict[UUID | None, object] = {it.order_id: self._id(it.order_id) for it in receipts}
-        self._execute_many(
+        self.send(
             ADD_PURCHASE,
             [
                 (
                     ids[it.order_id],
                     it.user_id,
                     sale_id,
+                    sum(line.quantity for line in it.lines),
                     it.price_minor,
                     it.fence,
                     it.sequence,
@@ -121,16 +128,18 @@ class Statements:
                 )
                 for it in receipts
             ],
+            many=True,
         )
-        self._execute_many(
+        self.send(
             ADD_LINE,
             [
                 (ids[it.order_id], line.product_id, line.quantity, prices[line.product_id])
                 for it in receipts
                 for line in it.lines
             ],
+            many=True,
         )
-        self._execute_many(
+        self.send(
             ADD_EVENT,
             [
                 (
@@ -146,25 +155,52 @@ class Statements:
                 )
                 for event in events
             ],
+            many=True,
         )
 
-    def take(self, product_id: int, stock: Stock) -> bool:
-        """Take what was sold out of a product's stock; False if it is not there."""
-        values = (stock.taken, stock.newest_fence, stock.newest_hash, product_id, stock.taken)
-        done = self._connection.exec_driver_sql(self._text(TAKE), values)
-        return done.rowcount == 1
+    def take(self, stocks: Mapping[int, Stock]) -> bool:
+        """Take what was sold out of the products' stock; False if it is not there."""
+        sold = [
+            (stock.taken, stock.newest_fence, stock.newest_hash, product_id, stock.taken)
+            for product_id, stock in stocks.items()
+            if stock.taken
+        ]
+        self.send(TAKE, sold, many=True)
+        return bool(self._cursor.rowcount == len(sold))
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """What the body has written is undone where it fails; the rest of the transaction stands.
+
+        Raises:
+            DBAPIError: what the driver complained of, in the library's words.
+        """
+        driver = self._dialect.loaded_dbapi
+        try:
+            self.send("SAVEPOINT booking")
+            try:
+                yield
+            except BaseException:
+                self.send("ROLLBACK TO SAVEPOINT booking")
+                raise
+            finally:
+                self.send("RELEASE SAVEPOINT booking")
+        except driver.Error as error:
+            raise DBAPIError.instance(
+                "", None, error, driver.Error, dialect=self._dialect
+            ) from error
+
+    def send(self, sql: str, values: Sequence[Any] = (), *, many: bool = False) -> None:
+        """Give a statement to the driver; of `many` rows, each by it."""
+        text = sql if self._is_sqlite else sql.replace("?", "%s")
+        (self._cursor.executemany if many else self._cursor.execute)(text, values)
 
     def _rows(self, sql: str, listed: Sequence[Any] = (), *more: Any) -> Sequence[Any]:
         return self._execute(sql.format(", ".join("?" * len(listed))), (*listed, *more))
 
     def _execute(self, sql: str, values: tuple[Any, ...]) -> Sequence[Any]:
-        return self._connection.exec_driver_sql(self._text(sql), values).fetchall()
-
-    def _execute_many(self, sql: str, rows: list[tuple[Any, ...]]) -> None:
-        self._connection.exec_driver_sql(self._text(sql), rows)
-
-    def _text(self, sql: str) -> str:
-        return sql if self._is_sqlite else sql.replace("?", "%s")
+        self.send(sql, values)
+        return self._cursor.fetchall()
 
     def _id(self, value: UUID) -> object:
         return value.hex if self._is_sqlite else value

@@ -9,7 +9,15 @@ Times are UTC. Money is in minor units.
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    UniqueConstraint,
+    text,
+)
 from sqlmodel import Field, SQLModel
 
 
@@ -77,9 +85,11 @@ class Purchase(SQLModel, table=True):
     __table_args__ = (UniqueConstraint("user_id", "idempotency_key"),)
 
     id: UUID = Field(primary_key=True)
-    user_id: int = Field(foreign_key="user_account.id", index=True)
+    user_id: int = Field(foreign_key="user_account.id")
     sale_id: int = Field(foreign_key="sale.id")
     status: str = "confirmed"
+    units: int = 0
+    """Of all lines together."""
     price_minor: int
     fence: int = Field(sa_column=Column(BigInteger, nullable=False))
     sequence: int = Field(default=0, sa_column=Column(BigInteger, nullable=False))
@@ -108,6 +118,14 @@ class FenceCounter(SQLModel, table=True):
 
 class StockEvent(SQLModel, table=True):
     __tablename__ = "stock_event"
+    __table_args__ = (
+        Index(
+            "ix_stock_event_cancelled",
+            "id",
+            sqlite_where=text("reason = 'cancelled'"),
+            postgresql_where=text("reason = 'cancelled'"),
+        ),
+    )
 
     id: int | None = Field(default=None, primary_key=True)
     product_id: int = Field(foreign_key="product.id", index=True)

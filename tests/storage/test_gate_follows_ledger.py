@@ -10,6 +10,7 @@ import pytest
 from labshop.api.shop import Shop
 from labshop.locks.wire import Part, Reply
 from labshop.ops.reconcile import Reconciler
+from labshop.ops.repair import Report
 from labshop.shop.domain import Line, Order
 from labshop.shop.errors import Refused, Unavailable
 from labshop.storage.records import Snapshot
@@ -98,7 +99,12 @@ async def quiet_shop(shop: Shop) -> Shop:
     async def idle() -> None:
         return
 
+    async def leave_it(fence: int) -> Report:
+        return Report()
+
+    assert shop.repairer is not None
     shop.reconciler.look = idle  # type: ignore[method-assign]
+    shop.repairer.repair = leave_it  # type: ignore[method-assign]
     return shop
 
 
@@ -108,7 +114,7 @@ def seeds(shop: Shop) -> range:
 
 async def settle(shop: Shop) -> None:
     """One look of a reconciler to which every reservation is an old one."""
-    await Reconciler(shop.inventory, shop.ledger, shop.clock, reservation_ttl_ms=0).look()
+    await Reconciler(shop.inventory, shop.ledger, reservation_ttl_ms=0).look()
 
 
 @pytest.mark.parametrize(("crashes", "wipes"), [(False, False), (True, False), (False, True)])

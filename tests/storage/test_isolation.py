@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import pytest
-from sqlalchemy import Connection, event
+from sqlalchemy import event
 from sqlmodel import col, select
 
 from labshop.api.shop import Shop
@@ -19,6 +19,7 @@ from labshop.storage.ledger import SqlLedger
 from labshop.storage.tables import Product
 from labshop.storage.writer import GroupWriter
 from tests.conftest import either_ledger, on_postgresql, users
+from tests.ledgers import told_of_statements
 
 PRODUCT = 1
 
@@ -44,17 +45,16 @@ def held_before_writing(shop: Shop) -> Iterator[tuple[asyncio.Event, threading.E
     """Stop this shop's writer when it has read, and before it writes; tells that it stands."""
     loop, stands, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
 
-    def stop(connection: Connection, _cursor: object, statement: str, *_rest: object) -> None:
+    def stop(statement: str) -> None:
         if statement.startswith("INSERT INTO purchase ") and not stands.is_set():
             loop.call_soon_threadsafe(stands.set)
             assert go_on.wait(10)
 
-    event.listen(shop.database.engine, "before_cursor_execute", stop)
-    try:
-        yield stands, go_on
-    finally:
-        go_on.set()
-        event.remove(shop.database.engine, "before_cursor_execute", stop)
+    with told_of_statements(shop.database.engine, stop):
+        try:
+            yield stands, go_on
+        finally:
+            go_on.set()
 
 
 @either_ledger

@@ -8,6 +8,7 @@ import pytest
 from sqlmodel import col, select
 
 from labshop.api.shop import Shop
+from labshop.resilience import Patience
 from labshop.shop.domain import Line, Order, Receipt
 from labshop.shop.errors import (
     AlreadyBooked,
@@ -208,7 +209,7 @@ async def test_a_commit_whose_end_was_not_seen_is_unknown_and_can_be_looked_up(
     """When the time is over during the transaction, the outcome is unknown, then found."""
     [user_id] = await users(shop, 1)
     order = order_of(user_id, (1, 1))
-    shop.writer.patience.timeout_s = 0.05
+    shop.writer.patience = Patience(0.05)
 
     with other_program(shop.settings.ledger_url()) as program:
         program.begin_writing()
@@ -217,7 +218,7 @@ async def test_a_commit_whose_end_was_not_seen_is_unknown_and_can_be_looked_up(
         assert doubt.value.order_id == order.id
         assert await shop.ledger.find(order.id) is None
 
-    shop.writer.patience.timeout_s = 5
+    shop.writer.patience = Patience(5)
     await shop.writer.submit(lambda _session: None)
     assert (await found(shop, order.id)).status == "confirmed"
 
@@ -234,14 +235,14 @@ async def test_a_cancellation_that_nobody_saw_the_end_of_reaches_the_gate(shop: 
     order = order_of(user_id, (1, 5))
     await shop.inventory.reserve(order)
     await shop.inventory.confirm(await shop.ledger.record(order, fence=1))
-    shop.writer.patience.timeout_s = 0.05
+    shop.writer.patience = Patience(0.05)
 
     with other_program(shop.settings.ledger_url()) as program:
         program.begin_writing()
         with pytest.raises(Unknown):
             await shop.ledger.cancel(order.id, user_id=user_id, actor="user")
 
-    shop.writer.patience.timeout_s = 5
+    shop.writer.patience = Patience(5)
     await shop.ledger.catch_up()
     await shop.reconciler.look()
     assert await shop.inventory.unsold(1) == (await shop.ledger.snapshot()).left[1] == 100

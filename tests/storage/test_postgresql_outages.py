@@ -15,7 +15,7 @@ from labshop.stack.faults.network import Network
 from labshop.stack.nodes import ServerNode
 from labshop.stack.postgres import PostgresServer
 from tests.conftest import eventually, open_shop, users
-from tests.ledgers import other_program
+from tests.ledgers import other_program, told_of_statements
 
 PRODUCT = 1
 PATIENCE_MS = 1_000
@@ -46,14 +46,13 @@ def before(shop: Shop, statement: str, harm: Callable[[], object]) -> Iterator[N
     """Do harm once, when the shop is about to send a statement that begins like this."""
     harmed: list[str] = []
 
-    def watch(_connection: Connection, _cursor: object, sent: str, *_rest: object) -> None:
+    def watch(sent: str) -> None:
         if sent.startswith(statement) and not harmed:
             harmed.append(sent)
             harm()
 
-    event.listen(shop.database.engine, "before_cursor_execute", watch)
-    yield
-    event.remove(shop.database.engine, "before_cursor_execute", watch)
+    with told_of_statements(shop.database.engine, watch):
+        yield
     assert harmed, "no such statement was sent"
 
 

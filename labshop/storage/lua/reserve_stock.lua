@@ -11,12 +11,18 @@
 -- ARGV[3]  id of the buyer's token; empty for none
 -- ARGV[4…] product id and quantity of each line, in turns
 -- Returns  {'reserved'}, {'settled', state}, {'cold'}, {'closed'}, {'no_product', product},
---          {'sold_out', product, left}, {'held', product}, {'limit', limit, bought},
---          {'signed_out'}
+--          {'sold_out', product, left, left and held together}, {'held', product},
+--          {'limit', limit, bought}, {'signed_out'}
 --
 -- Atomic because whoever has seen stock for all lines must be the one who takes it.
 
-local epoch = redis.call('HGET', KEYS[1], 'epoch')
+local fields = {'epoch', 'opens_ms', 'closes_ms', 'limit'}
+for i = 4, #ARGV, 2 do
+  fields[#fields + 1] = 'left:' .. ARGV[i]
+  fields[#fields + 1] = 'held:' .. ARGV[i]
+end
+local gate = redis.call('HMGET', KEYS[1], unpack(fields))
+local epoch = gate[1]
 if not epoch then return {'cold'} end
 if ARGV[3] ~= '' and redis.call('ZSCORE', KEYS[5], ARGV[3]) then return {'signed_out'} end
 
@@ -27,33 +33,33 @@ if known[1] and known[1] ~= 'held' then return {'settled', known[1]} end
 
 for i = 4, #ARGV, 2 do
   local product, wanted = ARGV[i], tonumber(ARGV[i + 1])
-  local stock = redis.call('HMGET', KEYS[1], 'left:' .. product, 'held:' .. product)
-  local left, held = tonumber(stock[1]), tonumber(stock[2] or 0)
+  local left, held = tonumber(gate[i + 1]), tonumber(gate[i + 2] or 0)
   if not left then return {'no_product', product} end
   if left < wanted then
     if left + held >= wanted then return {'held', product} end
-    return {'sold_out', product, math.max(left, 0)}
+    return {'sold_out', product, math.max(left, 0), left + held}
   end
 end
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local rules = redis.call('HMGET', KEYS[1], 'opens_ms', 'closes_ms', 'limit')
-if now_ms < tonumber(rules[1]) or now_ms >= tonumber(rules[2]) then return {'closed'} end
+if now_ms < tonumber(gate[2]) or now_ms >= tonumber(gate[3]) then return {'closed'} end
 
 local units = 0
 for i = 5, #ARGV, 2 do units = units + ARGV[i] end
 local bought = tonumber(redis.call('HGET', KEYS[2], ARGV[2]) or 0)
-if bought + units > tonumber(rules[3]) then return {'limit', tonumber(rules[3]), bought} end
+local limit = tonumber(gate[4])
+if bought + units > limit then return {'limit', limit, bought} end
 
 redis.call('HINCRBY', KEYS[2], ARGV[2], units)
-redis.call('DEL', KEYS[4])
-redis.call('HSET', KEYS[4], 'state', 'held', 'epoch', epoch, 'user', ARGV[2])
+if known[1] then redis.call('DEL', KEYS[4]) end
+local order = {'state', 'held', 'epoch', epoch, 'user', ARGV[2]}
 for i = 4, #ARGV, 2 do
   redis.call('HINCRBY', KEYS[1], 'left:' .. ARGV[i], -ARGV[i + 1])
   redis.call('HINCRBY', KEYS[1], 'held:' .. ARGV[i], ARGV[i + 1])
-  redis.call('HSET', KEYS[4], 'line:' .. ARGV[i], ARGV[i + 1])
+  order[#order + 1], order[#order + 2] = 'line:' .. ARGV[i], ARGV[i + 1]
 end
+redis.call('HSET', KEYS[4], unpack(order))
 redis.call('ZADD', KEYS[3], now_ms, ARGV[1])
 redis.call('PEXPIRE', KEYS[4], 86400000)
 return {'reserved'}

@@ -11,6 +11,7 @@
 -- ARGV[5]  the ledger's sequence number of the sale that is cancelled
 -- ARGV[6…] product id and quantity of each line, in turns
 -- Returns  'returned'; 'cold' when there is no gate, and nothing was done
+-- Tells    labshop:restock:<gate> of each product that is on sale again
 --
 -- Atomic because two cancellations must not both give the units back.
 
@@ -35,6 +36,7 @@ for i = 6, #ARGV, 2 do
   if held_here then redis.call('HINCRBY', KEYS[1], 'held:' .. product, -quantity) end
   if not includes_it and not never_took then
     redis.call('HINCRBY', KEYS[1], 'left:' .. product, quantity)
+    redis.call('PUBLISH', 'labshop:restock:' .. KEYS[1], product)
   end
 end
 if not includes_it and not never_took then redis.call('HINCRBY', KEYS[2], ARGV[2], -units) end
