@@ -5,16 +5,19 @@ between booking and saying so. The idea: the ledger knows. A reservation that is
 any request is looked up there, and confirmed or given back; cancellations are told to the
 gate once more; a gate that contradicts the ledger, or missed a message, is built anew.
 
+Every process does so, again and again, for each of these steps may be done twice; and only the
+process itself knows what it could not tell the gate. Where the gate's numbers are wrong though
+nothing is untold, one process adds what is missing: see `labshop.ops.repair`.
+
 An order may still be on its way when its reservation is given back. That is safe: the ledger
 decides about it like about any other, and confirming it takes the units from the gate again.
 """
 
 import structlog
 
-from labshop.clock import Clock
-from labshop.shop.errors import Refused
 from labshop.storage.inventory import RedisInventory
 from labshop.storage.ledger import SqlLedger
+from labshop.storage.shards import ShardedInventory
 
 log = structlog.get_logger()
 
@@ -24,36 +27,19 @@ class Reconciler:
 
     Args:
         reservation_ttl_ms: age at which a reservation is looked up.
-        interval_ms: time between two looks.
     """
 
     def __init__(
         self,
-        inventory: RedisInventory,
+        inventory: RedisInventory | ShardedInventory,
         ledger: SqlLedger,
-        clock: Clock,
         *,
         reservation_ttl_ms: int,
-        interval_ms: int = 500,
     ) -> None:
         self._inventory = inventory
         self._ledger = ledger
-        self._clock = clock
         self._reservation_ttl_ms = reservation_ttl_ms
-        self._interval_ms = interval_ms
         self._told_up_to: int | None = None
-
-    async def run(self) -> None:
-        """Look again and again, until cancelled; an outage is logged and waited out."""
-        while True:
-            try:
-                await self.look()
-            except Refused as outage:
-                log.warning("reconcile.postponed", reason=str(outage))
-            except Exception:
-                # A defect here must not end the writer beside it: sales go on.
-                log.exception("reconcile.defect")
-            await self._clock.sleep_ms(self._interval_ms)
 
     async def look(self) -> None:
         """Repair what is found to be wrong at this moment.
@@ -63,10 +49,11 @@ class Reconciler:
         """
         if self._inventory.gate.suspect or self._ledger.contradicted:
             self._inventory.gate.suspect = True
-            self._ledger.contradicted = False
             # A transaction that somebody has given up waiting for must be in the snapshot.
             await self._ledger.catch_up()
             await self._inventory.gate.rebuild()
+            # Whom the ledger has refused meanwhile had passed the gate before this one.
+            self._ledger.contradicted = False
             log.info("reconcile.rebuilt")
         await self._tell_cancellations()
         for order_id in await self._inventory.abandoned(older_than_ms=self._reservation_ttl_ms):
@@ -87,7 +74,7 @@ class Reconciler:
         """
         if self._told_up_to is None:
             # What is older is in the snapshot from which this process built the gate at its start.
-            self._told_up_to = (await self._ledger.snapshot()).sequence
+            self._told_up_to = await self._ledger.sequence()
         for receipt, sequence in await self._ledger.cancelled_since(self._told_up_to):
             await self._inventory.put_back(receipt, sequence)
             self._told_up_to = sequence
