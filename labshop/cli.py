@@ -7,6 +7,8 @@ it returns; a `SetupError` from anywhere becomes its sentence on standard error 
 The commands promise no stable output for programs: those read ``state.json`` in the home folder.
 """
 
+import asyncio
+import logging
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ from urllib.parse import urlsplit
 import typer
 
 from labshop.errors import SetupError
+from labshop.locks.address import without_password
 from labshop.settings import Settings, read_settings
 from labshop.stack.detach import answering, run_detached
 from labshop.stack.doctor import examine
@@ -120,18 +123,45 @@ def serve(
     asked = {"api_host": host, "api_port": port}
     settings = read_settings(**{name: value for name, value in asked.items() if value is not None})
     state = read_state(settings.home)
-    gate_url = settings.gate_url or (state and state.url_of("primary"))
-    if gate_url is None:
-        raise SetupError(
-            "No Redis is running here. Start the lab by `labshop up`, "
-            "or name a server by LABSHOP_GATE_URL."
-        )
+    gate_url = _gate_url(settings)
     former_port = urlsplit(state.api_url).port if state and state.api_url else None
     lock_urls = settings.lock_urls or ",".join(state.lock_urls() if state else ())
     chosen = choose_port(settings.api_host, settings.api_port, former_port or 8000)
-    typer.echo(f"Serving {http_url(settings.api_host, chosen)} on the gate {gate_url} ...")
-    found = {"gate_url": gate_url, "lock_urls": lock_urls, "api_port": chosen}
+    shown = without_password(gate_url)
+    typer.echo(f"Serving {http_url(settings.api_host, chosen)} on the gate {shown} ...")
+    replica_url = settings.replica_url
+    if replica_url is None and state and gate_url == state.url_of("primary"):
+        replica_url = state.url_of("replica")
+    found = {
+        "gate_url": gate_url,
+        "replica_url": replica_url,
+        "lock_urls": lock_urls,
+        "api_port": chosen,
+    }
     _serve(settings.model_copy(update=found))
+
+
+@app.command()
+def reconcile() -> None:
+    """Compare gate and ledger now, and repair; exit code 1 if they do not agree."""
+    settings = read_settings()
+    if settings.shard_urls():
+        raise SetupError("The stock is split by LABSHOP_GATE_SHARD_URLS: no gate holds all of it.")
+    import structlog  # noqa: PLC0415  # as in `_serve`
+
+    from labshop.ops.inspection import reconcile_once  # noqa: PLC0415
+
+    # What is found is printed below, and is no news for a log.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    looking = reconcile_once(
+        _gate_url(settings),
+        settings.ledger_url(),
+        node_timeout_ms=settings.node_timeout_ms,
+        database_timeout_ms=settings.database_timeout_ms,
+        say=typer.echo,
+    )
+    if not asyncio.run(looking):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -265,6 +295,18 @@ def _run_lessons(settings: Settings, profile: str, command: Sequence[str]) -> in
         with running_jupyter(command, supervisor.topology.leash, settings.home) as jupyter:
             supervisor.watch(lambda: jupyter.poll() is not None)
             return jupyter.wait()
+
+
+def _gate_url(settings: Settings) -> str:
+    """The Redis that a setting names, or that runs here."""
+    state = read_state(settings.home)
+    gate_url = settings.gate_url or (state and state.url_of("primary"))
+    if not gate_url:
+        raise SetupError(
+            "No Redis is running here. Start the lab by `labshop up`, "
+            "or name a server by LABSHOP_GATE_URL."
+        )
+    return gate_url
 
 
 def _serve(settings: Settings) -> None:

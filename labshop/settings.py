@@ -5,6 +5,7 @@ Only composition roots (`labshop.api.app`, `labshop.cli`, `labshop.lab.session`)
 variable with the prefix ``LABSHOP_`` and says its unit in its name.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from labshop.errors import SetupError
 
 Milliseconds = Annotated[int, Field(gt=0, le=600_000)]
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
@@ -28,10 +30,23 @@ class Settings(BaseSettings):
     """A redis-server or valkey-server to run; None takes the packaged Valkey."""
 
     gate_url: str | None = None
-    """URL of the primary that holds the stock and the v1 lock; None asks the state file."""
+    """URL of the Redis that holds the stock and the v1 lock; None asks the state file. One of
+
+    - ``redis://[user:password@]host[:port][/database]``: this server;
+    - ``redis+sentinel://[user:password@]host:26379,host:26379,…/service[/database]``: whoever its
+      Sentinels say is the master; they may want ``?sentinel_username=…&sentinel_password=…``;
+    - ``redis+cluster://[user:password@]host:port,host:port,…``: whoever has the sale's slot, as
+      these nodes of a Cluster say.
+    """
     lock_urls: str | None = None
     """URLs of the independent masters that keep the v3 lock, with commas between them; None asks
     the state file."""
+    gate_shard_urls: str | None = None
+    """URLs of the servers among which the stock is split, with commas between them, the same in
+    every process; None keeps all of it on the gate's primary."""
+    replica_url: str | None = None
+    """URL of a replica of the gate's primary, to look at the stock; None asks the state file, an
+    empty one is none. Nothing is ever sold by what it says."""
     database_url: str | None = None
     """SQLAlchemy URL of the ledger; None is SQLite in `home`."""
 
@@ -51,21 +66,50 @@ class Settings(BaseSettings):
     """The same for one node of a quorum: far less than a lease, and more than a slow network."""
     database_timeout_ms: Milliseconds = 5_000
     """How long one ledger transaction may take before its outcome counts as unknown."""
+    stock_ttl_ms: int = Field(default=100, ge=0, le=600_000)
+    """How long a number of the stock is shown again before it is read anew; 0 is not at all."""
+    replica_age_ms: Milliseconds = 1_000
+    """How old the replica's copy may be; while it may be older, the primary is asked instead."""
     lock_ttl_ms: Milliseconds = 3_000
     """How long a lease lasts; so long, too, a lock node that has just started has no vote."""
     lock_wait_ms: Milliseconds = 10_000
     reservation_ttl_ms: Milliseconds = 5_000
     """Age at which a reservation without an order is looked up and settled."""
+    compare_interval_ms: Milliseconds = 5_000
+    """Time between two comparisons of gate and ledger, which one process makes for all."""
+    leader_lease_ms: Milliseconds = 3_000
+    """How long it is waited for a leader that has died, before another process leads."""
     request_timeout_ms: Milliseconds = 20_000
     """How long a request may take, from its first byte to its answer."""
     receive_timeout_ms: Milliseconds = 5_000
     """How long a client may take to send its headers, and then its body."""
+    purchases_at_once: Count = 1_024
+    """Purchases of stage v4 that may be under way; whoever comes then is refused at once. So long
+    is the wait at most: this many, divided by the purchases that are served in a second."""
+    locked_purchases_at_once: Count = 256
+    """The same for each of the other stages, which serve the buyers of a product one by one."""
+    purchase_deadline_ms: Milliseconds = 10_000
+    """Age at which no further step of a purchase is begun."""
+    breaker_failures: Count = 5
+    """Failures in a row of a store or of the locks, after which it is left in peace."""
+    breaker_recovery_ms: Milliseconds = 1_000
+    """For how long, before one buyer tries whether it is back."""
+    user_rate_per_s: float = Field(default=5.0, gt=0, le=1_000_000)
+    """Purchases a second that one user may ask for in the long run."""
+    user_burst: Count = 10
+    """How many of them at once, after a rest."""
     body_limit_bytes: int = Field(default=16_384, gt=0, le=1_048_576)
     token_ttl_s: int = Field(default=3_600, gt=0, le=86_400)
 
     def lock_node_urls(self) -> tuple[str, ...]:
         """The URLs of the lock nodes, one by one."""
         return tuple(url.strip() for url in (self.lock_urls or "").split(",") if url.strip())
+
+    def shard_urls(self) -> tuple[str, ...]:
+        """The URLs of the shards, one by one; none, where the stock is not split."""
+        # One URL may name several Sentinels, with commas between them as well.
+        urls = re.split(r",\s*(?=[a-z+]+://)", self.gate_shard_urls or "")
+        return tuple(url.strip() for url in urls if url.strip())
 
     def ledger_url(self) -> str:
         """The SQLAlchemy URL of the ledger, after the default is filled in."""

@@ -29,8 +29,10 @@ on_postgresql = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=T
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let tests/contract be held against any strategy."""
+    """Let tests/contract be held against any strategy, on any stores."""
     parser.addoption("--strategy", help="module:Class of a strategy, for tests/contract")
+    stores = ("lab", "postgresql", "sentinel", "cluster")
+    parser.addoption("--stores", choices=stores, default="lab", help="for tests/contract")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -123,6 +125,9 @@ def settings(tmp_path: Path, ledger_url: str | None) -> Settings:
         jwt_secret=SECRET,  # type: ignore[arg-type]  # pydantic wraps it
         node_timeout_ms=2_000,
         database_url=ledger_url,
+        # In the tests, one user asks as no person could.
+        user_rate_per_s=1_000_000,
+        user_burst=1_000_000,
     )
 
 

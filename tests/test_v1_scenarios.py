@@ -222,7 +222,6 @@ async def test_a_buyer_that_was_cancelled_in_mid_purchase_is_settled_by_look_up(
     [user_id] = await users(shop, 1)
     order = Order.place(user_id, [Line(PRODUCT, 1)])
     shop.reconciler._reservation_ttl_ms = 1
-    shop.reconciler._interval_ms = 10
     reserved = asyncio.Event()
 
     class Stuck:

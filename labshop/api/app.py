@@ -5,9 +5,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from labshop.api import auth, catalog, errors, health, purchases
+from labshop.api.admission import Admission, doors_of
 from labshop.api.desk import Desk
 from labshop.api.edge import Edge
 from labshop.api.limits import RequestLimits
@@ -24,7 +25,7 @@ choice. Every error is a problem document (RFC 9457); a 503 says when to try aga
 class ShopApp(FastAPI):
     """The application, behind its fast lane: a middleware would come too late to save anything."""
 
-    edge: Edge
+    edge: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -64,14 +65,16 @@ def create_app(settings: Settings, *, gate_url: str) -> FastAPI:
     for stage in shop.strategies:
         app.include_router(purchases.purchase_route(stage))
     errors.install(app)
+    doors = doors_of({stage: each.bulkhead for stage, each in shop.strategies.items()})
     app.add_middleware(
         RequestLimits,
         body_limit_bytes=settings.body_limit_bytes,
         receive_timeout_ms=settings.receive_timeout_ms,
         request_timeout_ms=settings.request_timeout_ms,
+        doors=doors,
     )
     describe_problems(app)
-    app.edge = Edge(
+    edge = Edge(
         super(ShopApp, app).__call__,
         shop=shop,
         desk=app.state.desk,
@@ -79,6 +82,7 @@ def create_app(settings: Settings, *, gate_url: str) -> FastAPI:
         receive_timeout_ms=settings.receive_timeout_ms,
         request_timeout_ms=settings.request_timeout_ms,
     )
+    app.edge = Admission(edge, doors=doors, metrics=shop.metrics, clock=shop.clock)
     return app
 
 

@@ -1,13 +1,14 @@
 """What is for sale, and how much of it is left."""
 
+import math
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
 from labshop.api.deps import ShopDep
-from labshop.api.schemas import PLAIN, BundleOut, LineBody, ProductOut, StockOut
-from labshop.shop.errors import NoSuchProduct, Unavailable
+from labshop.api.schemas import PLAIN, BundleOut, LineBody, Page, ProductOut, StockOut
+from labshop.shop.errors import NoSuchProduct
 from labshop.storage.catalog import ProductOffer
 
 router = APIRouter(tags=["catalogue"])
@@ -16,9 +17,10 @@ ProductId = Annotated[int, Field(ge=1, le=2**31 - 1), PLAIN, Path()]
 
 
 @router.get("/products", responses={503: {}})
-async def list_products(shop: ShopDep) -> list[ProductOut]:
-    """All products."""
-    return [_out(offer) for offer in await shop.catalog.products()]
+async def list_products(shop: ShopDep, page: Annotated[Page, Query()]) -> list[ProductOut]:
+    """Products by their ids, a page at a time."""
+    offers = await shop.catalog.products(limit=page.limit, offset=page.offset)
+    return [_out(offer) for offer in offers]
 
 
 @router.get("/products/{product_id}", responses={404: {}, 503: {}})
@@ -32,15 +34,14 @@ async def get_product(product_id: ProductId, shop: ShopDep) -> ProductOut:
 
 @router.get("/products/{product_id}/stock", responses={404: {}, 503: {}})
 async def get_stock(product_id: ProductId, shop: ShopDep) -> StockOut:
-    """Units left, as the gate sees it; as the ledger does while the gate is away."""
-    try:
-        left = await shop.inventory.left(product_id)
-        return StockOut(product_id=product_id, left=left, source="gate")
-    except Unavailable:
-        offer = await shop.catalog.product(product_id)
-        if offer is None:
-            raise NoSuchProduct(product_id) from None
-        return StockOut(product_id=product_id, left=offer.stock_left, source="ledger")
+    """Units left, to look at: the answer says of when. Whether you may buy, the gate says."""
+    shown = await shop.stock.look(product_id)
+    return StockOut(
+        product_id=product_id,
+        left=shown.left,
+        source=shown.source,
+        age_ms=math.ceil(shop.stock.age_ms(shown)),
+    )
 
 
 @router.get("/bundles", responses={503: {}})

@@ -7,13 +7,18 @@ is the ledger itself, so it holds across restarts and processes; only "under way
 to this process alone, and the ledger's unique constraint stands behind it.
 
 An unknown outcome is looked up by the order's id before anybody is told of it.
+
+One user's purchases are counted here, whichever way they come: who sends more than a person could
+is told when to come again, before anything is asked of a store.
 """
 
+import math
 from uuid import UUID
 
-from labshop.api.errors import InFlight
+from labshop.api.errors import InFlight, TooManyTries
 from labshop.api.shop import Shop
 from labshop.locks import LockError
+from labshop.resilience import TokenBuckets
 from labshop.shop.domain import Order, Receipt
 from labshop.shop.errors import (
     AlreadyBooked,
@@ -25,8 +30,7 @@ from labshop.shop.errors import (
     Unknown,
 )
 from labshop.shop.events import Event
-
-LOCKLESS = frozenset({"v4"})
+from labshop.stages import LOCKLESS
 
 
 class Desk:
@@ -35,6 +39,9 @@ class Desk:
     def __init__(self, shop: Shop) -> None:
         self._shop = shop
         self._in_flight: set[tuple[int, str | UUID]] = set()
+        self._tokens = TokenBuckets(
+            per_s=shop.settings.user_rate_per_s, burst=shop.settings.user_burst, clock=shop.clock
+        )
 
     async def buy(self, stage: str, order: Order) -> tuple[Receipt, bool]:
         """Buy by the strategy of a stage.
@@ -43,8 +50,13 @@ class Desk:
             The receipt, and whether it is of an earlier request with the same key.
 
         Raises:
+            TooManyTries: this user asks too often.
             InFlight: the same key is under way. Others: see `PurchaseStrategy.buy`.
         """
+        wait_ms = self._tokens.take(order.user_id)
+        if wait_ms:
+            self._shop.metrics.turned_away(stage, "rate")
+            raise TooManyTries(math.ceil(wait_ms / 1_000))
         slot = (order.user_id, order.idempotency_key or order.id)
         if slot in self._in_flight:
             raise InFlight
@@ -70,6 +82,8 @@ class Desk:
         if earlier is not None:
             return earlier, True
         try:
+            # Before a buyer stands in line; the gate's flags are looked at once more behind it.
+            self._shop.inventory.sold_out.refuse(order.lines)
             return await self._shop.strategies[stage].buy(order), False
         except AlreadyBooked as booked:
             return booked.receipt, True

@@ -120,7 +120,7 @@ class Edge:
 
 
 async def _answer(receipt: Receipt, replayed: bool, send: Send) -> None:
-    body = OrderOut.of(receipt).model_dump_json().encode()
+    body = OrderOut.json_of(receipt)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if replayed:
         headers.append((b"idempotent-replayed", b"true"))

@@ -22,7 +22,13 @@ async def health() -> HealthOut:
 async def ready(shop: AnyShopDep) -> ReadyOut:
     """The shop can sell; if not, the answer says which part is away."""
     await shop.check()
-    return ReadyOut()
+    age_ms = shop.repairs.age_ms()
+    compared_ms_ago = None if age_ms is None else round(age_ms)
+    return ReadyOut(
+        leader=shop.scheduler.fence > 0,
+        compared_ms_ago=compared_ms_ago,
+        breakers={guard.breaker.name: guard.breaker.state for guard in shop.guards},
+    )
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -5,15 +5,18 @@ cut off. The stream of events is the one answer that has no end, and no deadline
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from labshop.api.admission import Door
 from labshop.api.errors import problem
 
 ENDLESS = "/events"
+NO_DOOR = nullcontext()
 
 
 class _TooLarge(Exception):
@@ -25,7 +28,15 @@ class _TooSlow(Exception):
 
 
 class RequestLimits:
-    """Middleware that bounds the body in bytes and the request in time."""
+    """Middleware that bounds the body in bytes and the request in time.
+
+    Args:
+        app: what it stands in front of.
+        body_limit_bytes: of a request.
+        receive_timeout_ms: how long a body may take.
+        request_timeout_ms: how long body and answer may take together.
+        doors: by path; a request is counted at its door from its body on.
+    """
 
     def __init__(
         self,
@@ -34,8 +45,10 @@ class RequestLimits:
         body_limit_bytes: int,
         receive_timeout_ms: int,
         request_timeout_ms: int,
+        doors: Mapping[str, Door],
     ) -> None:
         self._app = app
+        self._doors = doors
         self._body_limit_bytes = body_limit_bytes
         self._receive_timeout_s = receive_timeout_ms / 1_000
         self._request_timeout_s = request_timeout_ms / 1_000
@@ -47,7 +60,9 @@ class RequestLimits:
         answer = _Answer(send)
         try:
             async with asyncio.timeout(self._request_timeout_s) as deadline:
-                await self._app(scope, await self._whole_body(receive), answer)
+                whole = await self._whole_body(receive)
+                with self._doors.get(scope["path"], NO_DOOR):
+                    await self._app(scope, whole, answer)
         except _TooLarge:
             text = f"A request has at most {self._body_limit_bytes} bytes."
             await answer.instead(scope, receive, _closing(413, "Content Too Large", text))

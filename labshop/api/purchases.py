@@ -37,7 +37,7 @@ def purchase_route(stage: str) -> APIRouter:
         status_code=201,
         name=f"buy_{stage}",
         summary=f"Buy by stage {stage}",
-        responses={401: {}, 404: {}, 409: {}, 503: {}},
+        responses={401: {}, 404: {}, 409: {}, 429: {}, 503: {}},
     )
     return stage_router
 

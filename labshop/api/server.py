@@ -7,17 +7,20 @@ end fills the memory. Here the connection is closed instead.
 
 import asyncio
 import gc
+import socket
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from labshop.api.admission import HOLD_OFF
 from labshop.api.app import create_app
 from labshop.errors import SetupError
 from labshop.settings import Settings
 
 BACKLOG = 2_048
 HEADER_LIMIT_BYTES = 65_536
+ACCEPTED_IN_A_TURN = 32
 STOP_S = 5
 GC_THRESHOLD = 20_000
 """New objects between two looks of the garbage collector; 700 cost a pause every few requests."""
@@ -52,14 +55,25 @@ def run(settings: Settings) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    uvicorn.Server(config).run()
+    uvicorn.Server(config).run(listeners(config.bind_socket()))
+
+
+def listeners(listener: socket.socket) -> list[socket.socket]:
+    """One listening socket, so many times that a crowd comes in within a few turns of the loop.
+
+    In each turn, uvloop accepts a connection or two of each socket that it listens on. Under load
+    a turn takes a tenth of a second: at one socket, a thousand buyers would stand outside for a
+    minute, with nobody to tell them that the shop is full.
+    """
+    return [listener, *(listener.dup() for _ in range(ACCEPTED_IN_A_TURN - 1))]
 
 
 class PunctualProtocol(HttpToolsProtocol):
     """Uvicorn's protocol, closing a connection whose headers take too long or have no end.
 
     Its timer runs from the first moment to the end of a request's headers, and again from the
-    first byte after an answer; a connection that rests in between is closed by uvicorn.
+    first byte after an answer; a connection that rests in between is closed by uvicorn. One that
+    was refused is not read for a while; see `labshop.api.admission`.
     """
 
     receive_timeout_s: float
@@ -83,6 +97,17 @@ class PunctualProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_timer()
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        hold_off_s = self.cycle.scope["state"].get(HOLD_OFF)
+        if hold_off_s and not self.transport.is_closing():
+            self.flow.pause_reading()
+            self.loop.call_later(hold_off_s, self._listen_again)
+
+    def _listen_again(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()

@@ -6,9 +6,9 @@ migrating and seeding are tried again until they succeed, and every request conn
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio.to_thread
@@ -17,29 +17,41 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from labshop.api.passwords import Passwords
+from labshop.api.stock import build_stock
 from labshop.api.tokens import Tokens
 from labshop.clock import Clock, SystemClock
 from labshop.errors import SetupError
 from labshop.locks import Lock, LockEvent, MultiLock, Node, NodeError, Redlock, SingleLock
 from labshop.locks.base import LockEventHook, ignore_event
+from labshop.locks.slots import beside
 from labshop.ops.metrics import Metrics
 from labshop.ops.reconcile import Reconciler
+from labshop.ops.repair import Repairer
+from labshop.ops.repair_metrics import RepairMetrics
+from labshop.ops.scheduler import Job, Scheduler, leader_lock
 from labshop.settings import Settings
 from labshop.shop.errors import Refused, Unavailable
 from labshop.shop.events import Event, EventBus
-from labshop.stages import STAGES
-from labshop.stages.base import PurchaseStrategy, Toolbox, load_strategy
+from labshop.stages import LOCKLESS, STAGES
+from labshop.stages.base import Toolbox, load_strategy
+from labshop.stages.harden import Guards, Hardened, Policy
 from labshop.storage.accounts import Accounts
 from labshop.storage.catalog import Catalog
+from labshop.storage.comparison import Comparison
 from labshop.storage.database import OUTAGE, Database, outage_reason
+from labshop.storage.gate import tag_of
 from labshop.storage.inventory import RedisInventory
 from labshop.storage.ledger import SqlLedger
 from labshop.storage.seed import seed
+from labshop.storage.shards import ShardedInventory
+from labshop.storage.stock_reads import StockReads
 from labshop.storage.writer import GroupWriter
 
 log = structlog.get_logger()
 
 OPEN_RETRY_MS = 500
+RECONCILE_MS = 500
+SALE_ID = 1
 
 
 @dataclass
@@ -53,22 +65,31 @@ class Shop:
     database: Database
     writer: GroupWriter
     ledger: SqlLedger
-    inventory: RedisInventory
+    inventory: RedisInventory | ShardedInventory
     catalog: Catalog
+    stock: StockReads
     accounts: Accounts
     passwords: Passwords
     tokens: Tokens
     events: EventBus
     metrics: Metrics
     reconciler: Reconciler
-    strategies: dict[str, PurchaseStrategy]
+    strategies: dict[str, Hardened]
     admin_password: str = field(repr=False)
+    shard_nodes: tuple[Node, ...] = ()
+    """The servers among which the stock is split; none, where `node` holds all of it."""
     watch_locks: LockEventHook = ignore_event
     """Told, beside the metrics, of all that happens to this shop's locks."""
     stocked: bool = False
     """True once the ledger has its tables and its catalogue."""
     opened: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the gate has been built from the ledger."""
+    guards: Guards = field(init=False)
+    """In front of what all stages depend on."""
+    scheduler: Scheduler = field(init=False)
+    repairs: RepairMetrics = field(init=False)
+    repairer: Repairer | None = None
+    """None where the stock is split among several servers."""
 
     def lock(self, *names: str) -> Lock:
         """The lock of stages v1 and v2: on one node."""
@@ -87,9 +108,11 @@ class Shop:
         return locks[0] if len(locks) == 1 else MultiLock(locks)
 
     def _single_lock(self, name: str) -> SingleLock:
+        # A Cluster keeps each key on one of its masters; this one's is to be the gate's.
+        in_cluster = self.node.has_one_slot
         return SingleLock(
             self.node,
-            name,
+            beside(self.inventory.gate.tag, name) if in_cluster else name,
             ttl_ms=self.settings.lock_ttl_ms,
             clock=self.clock,
             on_event=self._lock_event,
@@ -146,7 +169,7 @@ class Shop:
             except (*OUTAGE, Refused) as outage:
                 log.warning("shop.closed", reason=outage_reason(outage))
                 await self.clock.sleep_ms(OPEN_RETRY_MS)
-        await self.reconciler.run()
+        await self.scheduler.run()
 
     async def _open(self) -> None:
         if not self.stocked:
@@ -173,7 +196,7 @@ def build_shop(settings: Settings, *, gate_url: str, clock: Clock | None = None)
     writer = GroupWriter(database, timeout_ms=settings.database_timeout_ms)
     ledger = SqlLedger(database, writer)
     try:
-        node = Node(gate_url, timeout_ms=settings.node_timeout_ms)
+        node = Node(gate_url, timeout_ms=settings.node_timeout_ms, key=tag_of(SALE_ID))
     except ValueError as error:
         raise SetupError(f"LABSHOP_GATE_URL is not usable: {error}.") from None
     try:
@@ -182,49 +205,108 @@ def build_shop(settings: Settings, *, gate_url: str, clock: Clock | None = None)
         )
     except ValueError as error:
         raise SetupError(f"LABSHOP_LOCK_URLS is not usable: {error}.") from None
-    inventory = RedisInventory(node, ledger.snapshot, clock=clock)
+    try:
+        shard_nodes = tuple(
+            Node(url, timeout_ms=settings.node_timeout_ms, key=tag_of(SALE_ID))
+            for url in settings.shard_urls()
+        )
+    except ValueError as error:
+        raise SetupError(f"LABSHOP_GATE_SHARD_URLS is not usable: {error}.") from None
+    inventory = (
+        ShardedInventory(shard_nodes, ledger.snapshot, clock=clock, sale_id=SALE_ID)
+        if shard_nodes
+        else RedisInventory(node, ledger.snapshot, clock=clock, sale_id=SALE_ID)
+    )
     secret = _secret(settings.home / "jwt-secret", settings.jwt_secret)
     stages = dict(STAGES)
     if settings.strategy:
         stages["own"] = settings.strategy
+    catalog, metrics = Catalog(database), Metrics(tuple(stages))
     shop = Shop(
         settings=settings,
         clock=clock,
         node=node,
         lock_nodes=lock_nodes,
+        shard_nodes=shard_nodes,
         database=database,
         writer=writer,
         ledger=ledger,
         inventory=inventory,
-        catalog=Catalog(database),
+        catalog=catalog,
+        stock=build_stock(settings, inventory, catalog, metrics, clock),
         accounts=Accounts(database, writer),
         passwords=Passwords(),
         tokens=Tokens(secret, ttl_s=settings.token_ttl_s, clock=clock),
         events=EventBus(),
-        metrics=Metrics(tuple(stages)),
-        reconciler=Reconciler(
-            inventory, ledger, clock, reservation_ttl_ms=settings.reservation_ttl_ms
-        ),
+        metrics=metrics,
+        reconciler=Reconciler(inventory, ledger, reservation_ttl_ms=settings.reservation_ttl_ms),
         strategies={},
         admin_password=_secret(settings.home / "admin-password", settings.admin_password),
     )
-    for stage, path in stages.items():
-        shop.strategies[stage] = load_strategy(path)(shop.toolbox())
+    _harden(shop, stages)
+    _schedule(shop)
     return shop
+
+
+def _harden(shop: Shop, stages: Mapping[str, str]) -> None:
+    """Make the strategies, each in a bulkhead of its own, and all behind the same guards."""
+    settings, tools = shop.settings, shop.toolbox()
+    policy = Policy(
+        limit=settings.locked_purchases_at_once,
+        queue=0,
+        deadline_ms=settings.purchase_deadline_ms,
+        failure_threshold=settings.breaker_failures,
+        recovery_ms=settings.breaker_recovery_ms,
+    )
+    lockless = replace(policy, limit=settings.purchases_at_once)
+    shop.guards = Guards.of(tools, policy)
+    for stage, path in stages.items():
+        terms = lockless if stage in LOCKLESS else policy
+        shop.strategies[stage] = Hardened(load_strategy(path), tools, terms, shop.guards)
+    shop.metrics.watch(shop.guards, {it: each.bulkhead for it, each in shop.strategies.items()})
+
+
+def _schedule(shop: Shop) -> None:
+    """Say what is done again and again: what can be done twice by everybody, the rest by one."""
+    settings, inventory, clock = shop.settings, shop.inventory, shop.clock
+    shop.repairs = RepairMetrics(shop.metrics.registry, clock)
+    if isinstance(inventory, RedisInventory):
+        comparison = Comparison(inventory.gate, shop.database)
+        shop.repairer = Repairer(inventory, comparison, clock, shop.repairs, shop.events.publish)
+
+    async def reconcile() -> None:
+        await shop.reconciler.look()
+
+    def of_the_leader(fence: int) -> list[Job]:
+        repairer = shop.repairer
+        if repairer is None:
+            return []
+        return [Job("repair", lambda: repairer.repair(fence), settings.compare_interval_ms)]
+
+    shop.scheduler = Scheduler(
+        [Job("reconcile", reconcile, RECONCILE_MS)],
+        of_the_leader,
+        leader_lock(shop.node, inventory.gate.tag, ttl_ms=settings.leader_lease_ms, clock=clock),
+        clock,
+        on_lead=shop.repairs.leads,
+    )
 
 
 @asynccontextmanager
 async def running(shop: Shop) -> AsyncIterator[Shop]:
-    """The shop with its writer and its reconciler at work, for an ``async with`` body."""
+    """The shop with its writer and its scheduler at work, for an ``async with`` body."""
     try:
         async with asyncio.TaskGroup() as tasks:
-            workers = [tasks.create_task(shop.writer.run()), tasks.create_task(shop.work())]
+            works = (shop.writer.run(), shop.work(), shop.stock.watch())
+            workers = [tasks.create_task(work) for work in works]
             try:
                 yield shop
             finally:
                 for worker in workers:
                     worker.cancel()
-                for node in (shop.node, *shop.lock_nodes):
+                # Before its connections are closed, a leader makes room for another.
+                await asyncio.wait(workers)
+                for node in (shop.node, *shop.lock_nodes, *shop.shard_nodes):
                     await node.close()
     finally:
         shop.database.close()

@@ -38,7 +38,7 @@ from labshop.shop.errors import Unavailable
 from labshop.stack.faults.network import Network
 from labshop.stack.leash import Leash
 from labshop.stack.ports import LOOPBACK, free_port
-from labshop.stack.shop_api import ApiProcess
+from labshop.stack.shop_api import UNMETERED, ApiProcess
 from labshop.stack.topology import Topology, specs_of
 
 READY_S = 20.0
@@ -188,6 +188,7 @@ class Lab:
                 host=LOOPBACK,
                 port=free_port(),
                 lock_urls=self._lock_urls,
+                env=UNMETERED,
             )
             api.start()
             yield api

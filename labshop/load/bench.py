@@ -20,11 +20,15 @@ from typing import Literal
 
 from labshop.lab.origin import commit, machine
 from labshop.load.figure import Figure, table
+from labshop.load.flatness_figures import flatness_figures
 from labshop.load.lock_figures import single_node_figures
+from labshop.load.overload_figures import overload_figures
 from labshop.load.peers import ON_MANY_NODES, ON_ONE_NODE, LockLibrary
 from labshop.load.production_figures import production_figures
 from labshop.load.purchase_figures import purchase_figures
 from labshop.load.redlock_figures import redlock_figures
+from labshop.load.shard_figures import shard_figures
+from labshop.load.stock_read_figures import stock_read_figures
 from labshop.settings import read_settings
 from labshop.stack.topology import TOPOLOGY, Topology
 
@@ -58,8 +62,12 @@ def run_bench(output: Path, only: Part | None = None) -> Report:
     # The peers come last: importing pottery exchanges `json.dumps` in the whole process.
     if only != "locks":
         figures += asyncio.run(purchase_figures())
+        figures += shard_figures()
+        figures += asyncio.run(stock_read_figures())
         with tempfile.TemporaryDirectory(prefix="labshop-bench-") as folder:
             production = asyncio.run(production_figures(Path(folder)))
+            production += asyncio.run(overload_figures(Path(folder)))
+            production += asyncio.run(flatness_figures(Path(folder)))
         figures += production
         if not production:
             absences.append("v4 is not measured: that takes wrk, and two cores.")

@@ -8,12 +8,8 @@ was verified, reserved, and committed to disk before it was answered.
 It says nothing about a network. Redis runs on whichever core has time, as it would beside any API.
 """
 
-import re
-import shutil
 import statistics
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
@@ -23,6 +19,7 @@ from sqlmodel import update
 from labshop.lab.session import Lab, open_lab
 from labshop.load.figure import Figure
 from labshop.load.pace import ask_at_a_pace
+from labshop.load.wrk import SERVER_CORE, burst, is_possible
 from labshop.stack.ports import LOOPBACK
 from labshop.storage.tables import SaleWindow
 
@@ -31,7 +28,6 @@ CONNECTIONS = (50, 200, 1_000)
 BURST_S = 3
 USERS = 5_000
 PACE_PER_S, PACE_S, PACE_CONNECTIONS = 1_000, 5, 256
-SERVER_CORE, LOAD_CORE = 0, 1
 BODY = '{"lines": [{"product_id": 1, "quantity": 1}]}'
 
 SCRIPT = """
@@ -46,33 +42,24 @@ end
 """
 
 
-@dataclass(frozen=True)
-class _Burst:
-    per_s: float
-    cpu_us: float
-
-
 async def production_figures(folder: Path) -> list[Figure]:
     """Measure v4; nothing, where there is no wrk or only one core.
 
     Args:
         folder: for wrk's script and its tokens.
     """
-    if shutil.which("wrk") is None or (psutil.cpu_count() or 1) <= LOAD_CORE:
+    if not is_possible():
         return []
     lab = await open_lab(name="bench", node_timeout_ms=10_000)
     try:
-        tokens = await _prepare(lab)
-        (folder / "tokens").write_text("\n".join(tokens))
-        script = SCRIPT.replace("TOKENS", str(folder / "tokens")).replace("BODY", BODY)
-        (folder / "buy.lua").write_text(script)
-        return await _measure(lab, folder / "buy.lua", tokens)
+        tokens = await endless_sale(lab)
+        return await _measure(lab, buying_script(folder, tokens), tokens)
     finally:
         await lab.close()
 
 
-async def _prepare(lab: Lab) -> list[str]:
-    """A product that does not sell out, and buyers whom no limit stops."""
+async def endless_sale(lab: Lab) -> list[str]:
+    """A product that does not sell out; returns the tokens of buyers whom no limit stops."""
     with lab.shop.database.writing() as session:
         session.execute(update(SaleWindow).values(limit_per_user=10**9))
         session.commit()
@@ -83,6 +70,14 @@ async def _prepare(lab: Lab) -> list[str]:
     return [lab.shop.tokens.issue(user) for user in users]
 
 
+def buying_script(folder: Path, tokens: list[str]) -> Path:
+    """A script for wrk, by which each request is a purchase of the next buyer."""
+    (folder / "tokens").write_text("\n".join(tokens))
+    script = folder / "buy.lua"
+    script.write_text(SCRIPT.replace("TOKENS", str(folder / "tokens")).replace("BODY", BODY))
+    return script
+
+
 async def _measure(lab: Lab, script: Path, tokens: list[str]) -> list[Figure]:
     cpu: dict[int, list[float]] = {count: [] for count in CONNECTIONS}
     speed: dict[int, list[float]] = {count: [] for count in CONNECTIONS}
@@ -90,11 +85,11 @@ async def _measure(lab: Lab, script: Path, tokens: list[str]) -> list[Figure]:
     with lab.serving() as api:
         server = psutil.Process(api.pid)
         server.cpu_affinity([SERVER_CORE])
-        _wrk(server, f"{api.url}/null", 50)
+        burst(server, f"{api.url}/null", connections=50, seconds=BURST_S)
         for _ in range(ROUNDS):
             for count in CONNECTIONS:
-                null = _wrk(server, f"{api.url}/null", count)
-                buy = _wrk(server, api.url, count, "-s", str(script))
+                null = burst(server, f"{api.url}/null", connections=count, seconds=BURST_S)
+                buy = burst(server, api.url, "-s", str(script), connections=count, seconds=BURST_S)
                 cpu[count].append(buy.cpu_us / null.cpu_us)
                 speed[count].append(buy.per_s / null.per_s)
                 per_s[count].append(buy.per_s)
@@ -130,31 +125,3 @@ def _requests(tokens: list[str]) -> Iterator[bytes]:
             f"POST /v4/purchases HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer {token}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n{BODY}"
         ).encode()
-
-
-def _wrk(server: psutil.Process, url: str, connections: int, *more: str) -> _Burst:
-    """One burst; the server's CPU time of each request that was answered well."""
-    before = server.cpu_times()
-    told = subprocess.run(  # noqa: S603  # our own words, and the server's address
-        (
-            *("taskset", "-c", str(LOAD_CORE)) * (shutil.which("taskset") is not None),
-            *("wrk", "-t1", f"-c{connections}", f"-d{BURST_S}s", *more, url),
-        ),
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    after = server.cpu_times()
-    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", told)
-    count = int(_found(r"(\d+) requests in", told)) - (int(refused[1]) if refused else 0)
-    cpu_s = after.user + after.system - before.user - before.system
-    return _Burst(
-        per_s=count / BURST_S,
-        cpu_us=cpu_s / count * 1_000_000,
-    )
-
-
-def _found(pattern: str, text: str) -> str:
-    found = re.search(pattern, text)
-    assert found is not None, text
-    return found[1]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 QUEUE_LENGTH = 256
 
-EventKind = Literal["purchase", "cancellation", "lock", "breaker"]
+EventKind = Literal["purchase", "cancellation", "lock", "breaker", "repair"]
 
 
 @dataclass(frozen=True)

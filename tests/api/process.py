@@ -47,6 +47,7 @@ class ApiProcess:
         self.url = f"http://{LOOPBACK}:{self.port}"
         self.log = folder / f"api-{secrets.token_hex(4)}.log"
         self._tokens = Tokens(secret, ttl_s=600, clock=SystemClock())
+        settings = {"user_rate_per_s": 1_000_000, "user_burst": 1_000_000} | settings
         settings |= {"home": folder / "home", "gate_url": gate_url}
         settings |= {"api_port": self.port, "jwt_secret": secret}
         env = {f"LABSHOP_{name.upper()}": str(value) for name, value in settings.items()}

@@ -42,12 +42,13 @@ async def test_redis_away_at_start(frail: ServerNode, settings: Settings) -> Non
         await eventually(lambda: stocked(door))
         buyer = await door.buyer("ada")
         ready = await buyer.http.get("/readyz")
-        stock = await buyer.http.get("/products/1/stock")
+        stock = (await buyer.http.get("/products/1/stock")).json()
 
         assert (await buyer.http.get("/healthz")).status_code == 200
         assert problem(ready) == (503, "Unavailable")
         assert ready.json()["detail"].startswith("The gate cannot be reached: ")
-        assert stock.json() == {"product_id": PRODUCT, "left": 100, "source": "ledger"}
+        assert stock.pop("age_ms") > 0
+        assert stock == {"product_id": PRODUCT, "left": 100, "source": "ledger"}
         await refused_for_now(buyer)
         assert (await buyer.http.get("/orders")).json() == []
 
@@ -154,7 +155,8 @@ async def test_sql_is_held_by_another_program(valkey: ServerNode, settings: Sett
 
         await eventually(lambda: balanced(door, sold=0))
         assert await booked(buyers) == set()
-        assert (await buyers[0].buy()).status_code == 201
+        # For a moment more the ledger's breaker may be open.
+        assert (await insist(buyers[0])).status_code == 201
 
 
 async def test_sql_away_at_start(valkey: ServerNode, settings: Settings, tmp_path: Path) -> None:
@@ -208,7 +210,8 @@ async def in_time(buyer: Buyer) -> httpx.Response:
 async def refused_for_now(buyer: Buyer) -> None:
     """A purchase is refused for certain, in time, and told when to come back."""
     answer = await in_time(buyer)
-    assert problem(answer) == (503, "Unavailable")
+    # Overloaded: a breaker has opened, and a store is left in peace.
+    assert problem(answer) in {(503, "Unavailable"), (503, "Overloaded")}
     assert answer.headers["retry-after"] == "1"
 
 

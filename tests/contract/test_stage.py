@@ -2,6 +2,8 @@
 
 The scenarios are those of `labshop.lab.trial.scenarios`; `labshop try` runs the same, and draws
 the smallest failing history. Their control is the zoo, which must fail them: see tests/zoo.
+
+They run on the lab's own stores, SQLite and one Redis; for others see the tests beside.
 """
 
 import pytest

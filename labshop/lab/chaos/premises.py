@@ -27,7 +27,7 @@ from labshop.stack.faults.processes import Process
 from labshop.stack.faults.shim import hurtable
 from labshop.stack.nodes import ServerNode
 from labshop.stack.ports import LOOPBACK, free_port
-from labshop.stack.shop_api import ApiProcess
+from labshop.stack.shop_api import UNMETERED, ApiProcess
 from labshop.stack.topology import Topology, specs_of
 from labshop.storage import changes
 from labshop.storage.database import Database
@@ -171,6 +171,7 @@ class Premises:
         folder.mkdir()
         environment = {
             **hurtable(folder),
+            **UNMETERED,
             "LABSHOP_DATABASE_URL": self._ledger_url,
             "LABSHOP_JWT_SECRET": self._secret,
         }

@@ -1,27 +1,26 @@
 """The servers on which strategies are tried: real ones, each behind a proxy, started once.
 
 The problem: a trial must be able to break everything, and must not take a minute. The idea: the
-servers outlive the trials; each trial empties them and gets a new ledger in a file of its own,
-copied from one that was migrated and seeded once. A strategy runs as two *branches*, as it would
-in two API processes: each with its own connection, behind its own proxy, and its own view of gate
-and ledger.
+servers outlive the trials; each trial empties them and gets a new ledger, copied from one that was
+migrated and seeded once. A strategy runs as two *branches*, as it would in two API processes: each
+with its own connection, behind its own proxy, and its own view of gate and ledger.
 """
 
 import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlmodel import update
-
 from labshop.api.shop import Shop, build_shop, running
 from labshop.clock import SystemClock
-from labshop.lab.trial.scene import SETUP_TIMEOUT_MS, Branch, Scene
+from labshop.lab.trial.gates import OtherGate
+from labshop.lab.trial.ledgers import Ledgers, SqliteLedgers, postgresql_ledgers, put_on_sale
+from labshop.lab.trial.scene import Branch, Scene
 from labshop.lab.trial.unguarded import UnguardedLedger
 from labshop.locks import Lock, MultiLock, Node, Redlock, SingleLock
 from labshop.locks.base import LockEventHook
@@ -34,11 +33,7 @@ from labshop.stack.leash import Leash
 from labshop.stack.nodes import NodeSpec, ServerNode, find_server
 from labshop.stack.ports import LOOPBACK
 from labshop.stages.base import Toolbox
-from labshop.storage import changes
-from labshop.storage.database import Database
 from labshop.storage.inventory import RedisInventory
-from labshop.storage.seed import seed
-from labshop.storage.tables import SaleWindow
 
 BRANCHES = ("branch 1", "branch 2")
 LOCK_NODES = ("lock-1", "lock-2", "lock-3", "lock-4", "lock-5")
@@ -57,10 +52,22 @@ class Arena:
 
     Args:
         server: the Redis or Valkey to run; None takes the packaged one.
+        database_url: of a PostgreSQL server on this machine, where each trial gets a database of
+            its own; None is SQLite.
+        gate: where a shop's stock is; None is the arena's primary. Whoever is tried without a
+            guard is tried on the arena's own primary and SQLite, whatever is given here.
     """
 
-    def __init__(self, server: Path | None = None) -> None:
+    def __init__(
+        self,
+        server: Path | None = None,
+        *,
+        database_url: str | None = None,
+        gate: OtherGate | None = None,
+    ) -> None:
+        self._gate = gate
         self._server = server
+        self._database_url = database_url
         self._undo = ExitStack()
         self._numbers = count(1)
         self._used: set[str] = set()
@@ -75,7 +82,7 @@ class Arena:
             self._undo_nodes = undo.enter_context(ExitStack())
             for name in (PRIMARY, *LOCK_NODES):
                 self._start(name)
-            self._template = self._make_template()
+            self._ledgers = undo.enter_context(self._find_ledgers())
             self._undo = undo.pop_all()
         return self
 
@@ -111,17 +118,22 @@ class Arena:
         self._used.clear()
         try:
             if guarded:
-                async with self._guarded(folder, stock, limit_per_user, on_lock) as branches:
-                    yield Scene(branches, folder / "ledger.db", None)
+                if self._gate is not None:
+                    await self._gate.empty()
+                with self._ledgers.new(folder) as url:
+                    put_on_sale(url, stock, limit_per_user)
+                    async with self._guarded(folder, url, on_lock) as branches:
+                        yield Scene(branches, url, self._gate, None)
             else:
+                file = folder / "ledger.db"
                 ledger = UnguardedLedger(
-                    folder / "ledger.db",
+                    file,
                     stock,
                     limit_per_user=limit_per_user,
                     timeout_ms=DATABASE_TIMEOUT_MS,
                 )
                 async with self._unguarded(ledger, on_lock) as branches:
-                    yield Scene(branches, folder / "ledger.db", ledger)
+                    yield Scene(branches, f"sqlite:///{file}", None, ledger)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -131,10 +143,8 @@ class Arena:
 
     @asynccontextmanager
     async def _guarded(
-        self, folder: Path, stock: dict[int, int], limit_per_user: int, on_lock: LockEventHook
+        self, folder: Path, ledger_url: str, on_lock: LockEventHook
     ) -> AsyncIterator[list[Branch]]:
-        shutil.copy(self._template, folder / "ledger.db")
-        _put_on_sale(folder / "ledger.db", stock, limit_per_user)
         settings = read_settings(
             home=folder,
             node_timeout_ms=NODE_TIMEOUT_MS,
@@ -148,8 +158,10 @@ class Arena:
             closing = asyncio.Event()
             for name in BRANCHES:
                 urls = ",".join(_url(self.port(name, server)) for server in LOCK_NODES)
-                own = settings.model_copy(update={"lock_urls": urls})
-                shop = build_shop(own, gate_url=_url(self.port(name)))
+                way = self._ledgers.way(ledger_url, name)
+                own = settings.model_copy(update={"lock_urls": urls, "database_url": way})
+                gate_url = _url(self.port(name)) if self._gate is None else self._gate.url
+                shop = build_shop(own, gate_url=gate_url)
                 shop.stocked = True  # the template was seeded
                 shop.watch_locks = on_lock
                 lives.create_task(_live(shop, closing))
@@ -180,6 +192,11 @@ class Arena:
             await _close([node for it in branches for node in (it.node, *it.lock_nodes)])
             ledger.close()
 
+    def _find_ledgers(self) -> AbstractContextManager[Ledgers]:
+        if self._database_url is None:
+            return nullcontext(SqliteLedgers(self.home))
+        return postgresql_ledgers(self._database_url, self.network)
+
     def _lock_nodes(self, branch: str) -> tuple[Node, ...]:
         urls = [_url(self.port(branch, name)) for name in LOCK_NODES]
         return tuple(Node(url, timeout_ms=NODE_TIMEOUT_MS) for url in urls)
@@ -199,24 +216,6 @@ class Arena:
         node.start()
         self.nodes[name] = node
         self.network.add(name, node.port)
-
-    def _make_template(self) -> Path:
-        path = self.home / "template.db"
-        database = Database(f"sqlite:///{path}", timeout_ms=DATABASE_TIMEOUT_MS)
-        database.migrate()
-        seed(database, admin_password_hash="!")  # noqa: S106  # fits no password
-        database.close()
-        return path
-
-
-def _put_on_sale(path: Path, stock: dict[int, int], limit_per_user: int) -> None:
-    database = Database(f"sqlite:///{path}", timeout_ms=SETUP_TIMEOUT_MS)
-    with database.writing() as session:
-        for product, units in stock.items():
-            changes.adjust(session, product, units, "trial")
-        session.execute(update(SaleWindow).values(limit_per_user=limit_per_user))
-        session.commit()
-    database.close()
 
 
 def _tools(

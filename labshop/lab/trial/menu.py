@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from labshop.lab.trial.arena import BRANCHES, PRIMARY, Arena
+from labshop.lab.trial.gates import GATE, master_killed
+from labshop.lab.trial.ledgers import LEDGER, sqlite_file
 from labshop.lab.trial.scene import Scene
 from labshop.stack.faults.clocks import clock_offset
 from labshop.stack.faults.disk import disk_full
@@ -27,7 +29,17 @@ Menu = Mapping[tuple[str, str], Fault]
 
 def menu(arena: Arena, scene: Scene) -> Menu:
     """Every fault that a whole shop has to survive; see also `clock_menu`."""
-    faults = dict(store_menu(arena.nodes[PRIMARY], scene.ledger_file))
+    path = sqlite_file(scene.ledger_url)
+    ledger = server_menu(arena.network) if path is None else file_menu(path)
+    return {**gate_menu(arena, scene), **ledger, **machine_menu()}
+
+
+def gate_menu(arena: Arena, scene: Scene) -> Menu:
+    """The faults of the gate, and of the ways to it where they can be hurt."""
+    if scene.gate is not None:
+        gate = scene.gate
+        return {("master killed", GATE): lambda: master_killed(gate)}
+    faults = dict(node_menu(arena.nodes[PRIMARY]))
     for branch in BRANCHES:
         faults.update(link_menu(arena.network, branch))
     return faults
@@ -35,6 +47,11 @@ def menu(arena: Arena, scene: Scene) -> Menu:
 
 def store_menu(primary: ServerNode, path: Path) -> Menu:
     """The faults of the primary, of the ledger's file, and of the machine."""
+    return {**node_menu(primary), **file_menu(path), **machine_menu()}
+
+
+def node_menu(primary: ServerNode) -> Menu:
+    """The faults of the primary; for those of its clock see `clock_menu`."""
     return {
         ("killed", PRIMARY): lambda: killed(primary),
         ("frozen", PRIMARY): lambda: frozen(primary),
@@ -42,8 +59,29 @@ def store_menu(primary: ServerNode, path: Path) -> Menu:
         ("emptied", PRIMARY): lambda: emptied(primary),
         ("memory lost", PRIMARY): lambda: memory_lost(primary.port),
         ("disk full", PRIMARY): lambda: disk_full(primary),
-        ("away", "ledger"): lambda: sql_away(path),
-        ("slow", "ledger"): lambda: sql_slow(path, SQL_DELAY_MS),
+    }
+
+
+def file_menu(path: Path) -> Menu:
+    """The faults of a ledger in a file: another program holds it."""
+    return {
+        ("away", LEDGER): lambda: sql_away(path),
+        ("slow", LEDGER): lambda: sql_slow(path, SQL_DELAY_MS),
+    }
+
+
+def server_menu(network: Network) -> Menu:
+    """The faults of a ledger on a server: the way there. A lost reply may be that of a commit."""
+    return {
+        ("away", LEDGER): lambda: network.refused(server=LEDGER),
+        ("slow", LEDGER): lambda: network.delayed(SQL_DELAY_MS, server=LEDGER),
+        ("replies dropped", LEDGER): lambda: network.replies_dropped(server=LEDGER),
+    }
+
+
+def machine_menu() -> Menu:
+    """The faults of the machine that everything runs on."""
+    return {
         ("CPU busy", "machine"): cpu_busy,
         ("memory taken", "machine"): lambda: memory_taken(MEMORY_MB),
     }

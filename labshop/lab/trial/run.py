@@ -108,7 +108,7 @@ class _Run:
         self._lock = lock
         self._foot = Foot(scenario.hold_ms, scenario.held)
         self._closing = AsyncExitStack()
-        self._counters = {p: f"stock:{p}" for p in scenario.stock}
+        self._counters = {p: scene.counter(p) for p in scenario.stock}
 
     async def play(
         self, arena: Arena, seed: int, progress: Callable[[int, int], object] | None
@@ -221,12 +221,13 @@ class _Run:
     async def _audit(self, *, settled: bool) -> None:
         with self._recorder.invoke("auditor", "audit", {"settled": settled}) as call:
             audit = await self._scene.audit()
-            orders = [_row(receipt) for receipt in audit.orders]
+            orders = [audit_row(receipt) for receipt in audit.orders]
             left = {str(p): units for p, units in audit.left.items() if p in self._counters}
             call.ok(left=left, orders=orders)
 
 
-def _row(receipt: Receipt) -> dict[str, Any]:
+def audit_row(receipt: Receipt) -> dict[str, Any]:
+    """An order of the ledger, as an audit tells it to the judge."""
     return {
         "order": str(receipt.order_id),
         "user": receipt.user_id,

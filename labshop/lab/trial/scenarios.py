@@ -17,6 +17,7 @@ from labshop.lab.trial.menu import Menu, clock_menu, link_menu, lock_menu, menu
 from labshop.lab.trial.scenario import Plan, Scenario, crowd_of, one_unit
 from labshop.lab.trial.scene import Scene
 from labshop.shop.domain import Line
+from labshop.stack.faults.errors import FaultUnavailable
 from labshop.stack.faults.nemesis import Strike, draw_strikes
 
 MEMORY_LOSS = frozenset({"exclusive-leases"})
@@ -29,13 +30,15 @@ LATER_S = 0.45
 STORM_S, STORM_STRIKES = 2.0, 6
 
 
-def _during(
-    name: str, target: str, *, at_s: float = FAULT_AT_S, for_s: float = FAULT_FOR_S
-) -> Plan:
+def during(name: str, target: str, *, at_s: float = FAULT_AT_S, for_s: float = FAULT_FOR_S) -> Plan:
     """One fault of the menu, in the middle of the sale."""
 
     def plan(arena: Arena, scene: Scene, _seed: int) -> Sequence[Strike]:
-        return [Strike(name, target, at_s, for_s, _everything(arena, scene)[name, target])]
+        def cannot() -> AbstractContextManager[object]:
+            raise FaultUnavailable(f"What this trial runs on cannot be hurt so: {target} {name}.")
+
+        fault = _everything(arena, scene).get((name, target), cannot)
+        return [Strike(name, target, at_s, for_s, fault)]
 
     return plan
 
@@ -55,7 +58,8 @@ def _storm(arena: Arena, scene: Scene, seed: int) -> Sequence[Strike]:
 
 
 def _everything(arena: Arena, scene: Scene) -> Menu:
-    return {**menu(arena, scene), **clock_menu(arena.nodes[PRIMARY])}
+    clocks = clock_menu(arena.nodes[PRIMARY]) if scene.gate is None else {}
+    return {**menu(arena, scene), **clocks}
 
 
 def _of_locks(name: str, *servers: str) -> Plan:
@@ -160,10 +164,10 @@ def _same_key(user_ids: Sequence[int], seed: int) -> list[Buyer]:
 
 def _impatient_people(user_ids: Sequence[int], seed: int) -> list[Buyer]:
     """People who come one by one, and do not ask for long."""
-    return [replace(buyer, patience_s=1.5) for buyer in _people(user_ids, seed)]
+    return [replace(buyer, patience_s=1.5) for buyer in people(user_ids, seed)]
 
 
-_people = crowd_of(arrivals=poisson(60))
+people = crowd_of(arrivals=poisson(60))
 _shop_faults = {
     "gate killed": ("killed", PRIMARY),
     "gate frozen": ("frozen", PRIMARY),
@@ -209,7 +213,7 @@ _shop = [
     *(
         Scenario(
             name, f"{fault.capitalize()}: {target}, in mid-sale.", stock={1: 20}, users=40,
-            crowd=_people, plan=_during(fault, target), spares=MEMORY_LOSS,
+            crowd=people, plan=during(fault, target), spares=MEMORY_LOSS,
         )
         for name, (fault, target) in _shop_faults.items()
     ),
@@ -256,7 +260,7 @@ _alone = [
     ),
     Scenario(
         "restart", "The service starts anew in mid-sale.",
-        crowd=_people, restart_after=6, guarded=False,
+        crowd=people, restart_after=6, guarded=False,
     ),
     Scenario(
         "restock", "Sold out; then five units more are put on sale.", restock=5, guarded=False,
@@ -290,16 +294,16 @@ _alone = [
     Scenario(
         "frozen gate", "Redis hangs for a moment, in mid-sale.",
         stock={1: 20}, users=60, crowd=crowd_of(arrivals=poisson(80)),
-        plan=_during("frozen", PRIMARY, for_s=0.7), guarded=False,
+        plan=during("frozen", PRIMARY, for_s=0.7), guarded=False,
     ),
     Scenario(
         "forgetful node", "Redis loses its memory in mid-sale.",
-        stock={1: 20}, users=40, crowd=_people, plan=_during("memory lost", PRIMARY),
+        stock={1: 20}, users=40, crowd=people, plan=during("memory lost", PRIMARY),
         spares=MEMORY_LOSS, guarded=False,
     ),
     Scenario(
         "ledger outage", "SQL is away for a while, and comes back.",
-        stock={1: 30}, users=60, crowd=_people, plan=_during("away", "ledger", for_s=1.2),
+        stock={1: 30}, users=60, crowd=people, plan=during("away", "ledger", for_s=1.2),
     ),
 ]  # fmt: skip
 
@@ -317,7 +321,7 @@ _quorum_faults: dict[str, tuple[str, tuple[str, ...]]] = {
 _quorum = [
     Scenario(
         name, f"{fault.capitalize()}: {', '.join(servers)}, in mid-sale.", stock={1: 20}, users=40,
-        crowd=_people, plan=_of_locks(fault, *servers),
+        crowd=people, plan=_of_locks(fault, *servers),
     )
     for name, (fault, servers) in _quorum_faults.items()
 ]  # fmt: skip

@@ -7,9 +7,10 @@ until nothing is left to repair: after it, gate and ledger must agree.
 import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from labshop.api.shop import Shop
+from labshop.lab.trial.gates import OtherGate
+from labshop.lab.trial.ledgers import SETUP_TIMEOUT_MS
 from labshop.lab.trial.unguarded import UnguardedLedger
 from labshop.locks import Node
 from labshop.shop.errors import PurchaseError
@@ -20,7 +21,6 @@ from labshop.storage.records import Audit
 from labshop.storage.tables import User
 
 SETTLE_S = 15.0
-SETUP_TIMEOUT_MS = 10_000
 _PAUSE_S = 0.02
 
 
@@ -41,10 +41,14 @@ class Branch:
 
 @dataclass
 class Scene:
-    """What one trial plays on: branches, the ledger's file, and how to audit it."""
+    """What one trial plays on: branches, where ledger and gate are, and how to audit the ledger.
+
+    `gate` is None where it is the arena's primary; `unguarded`, where the ledger is the shop's own.
+    """
 
     branches: list[Branch]
-    ledger_file: Path
+    ledger_url: str
+    gate: OtherGate | None
     unguarded: UnguardedLedger | None
     _users: int = 0
 
@@ -62,7 +66,7 @@ class Scene:
         self._users += count
         if self.branches[0].shop is None:
             return list(numbers)
-        return await asyncio.to_thread(_add_users, self.ledger_file, numbers)
+        return await asyncio.to_thread(add_users, self.ledger_url, numbers)
 
     async def restock(self, product: int, units: int) -> None:
         """Put more units on sale, in the ledger and at the gate."""
@@ -75,6 +79,11 @@ class Scene:
             self.unguarded.add_stock(product, units)
             if await self.uses_gate():
                 await self._gate().gate.rebuild()
+
+    def counter(self, product: int) -> str:
+        """Where a strategy without a gate finds the stock; in a Cluster it is beside the gate."""
+        name = f"stock:{product}"
+        return f"{self._gate().gate.tag}:{name}" if self.branches[0].node.has_one_slot else name
 
     async def uses_gate(self) -> bool:
         """Whether there is a gate; a strategy without a guard may go its own way."""
@@ -101,9 +110,9 @@ class Scene:
                     await asyncio.sleep(_PAUSE_S)
 
 
-def _add_users(path: Path, numbers: range) -> list[int]:
-    """Users of a guarded ledger; not by the shop, whose patience is short here."""
-    database = Database(f"sqlite:///{path}", timeout_ms=SETUP_TIMEOUT_MS)
+def add_users(url: str, numbers: range) -> list[int]:
+    """Add users to a ledger at once; not by the shop, whose patience is short in a trial."""
+    database = Database(url, timeout_ms=SETUP_TIMEOUT_MS)
     at = datetime.now(UTC)
     users = [User(name=f"buyer-{it}", password_hash="!", created_at=at) for it in numbers]  # noqa: S106  # fits no password
     with database.writing() as session:
