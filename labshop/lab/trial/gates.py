@@ -55,7 +55,7 @@ def of_pair(pair: SentinelPair) -> OtherGate:
     """The gate that a Sentinel pair makes."""
 
     def is_known(master: ServerNode) -> bool:
-        told = [redis_info(port, "sentinel")["master0"] for port in pair.ports]
+        told = [redis_info(port, "sentinel").get("master0", "") for port in pair.ports]
         return all(f"status=ok,address={LOOPBACK}:{master.port}," in it for it in told)
 
     return OtherGate(pair.url, (pair.primary, pair.replica), is_known)
@@ -76,6 +76,7 @@ def master_killed(gate: OtherGate) -> Iterator[None]:
     At the end the dead one is back, as the replica of its successor.
     """
     first, second = gate.couple
+    _wait_until(lambda: {_role(first), _role(second)} == {"master", "slave"})
     master, replica = (first, second) if _role(first) == "master" else (second, first)
     with killed(master):
         # Before all know, one of them may take the dead one that comes back for the master still.
@@ -84,8 +85,9 @@ def master_killed(gate: OtherGate) -> Iterator[None]:
     _wait_until(lambda: redis_info(master.port, "replication").get("master_link_status") == "up")
 
 
-def _role(server: ServerNode) -> str:
-    return redis_info(server.port, "replication")["role"]
+def _role(server: ServerNode) -> str | None:
+    """What it takes itself for; None while it loads its data."""
+    return redis_info(server.port, "replication").get("role")
 
 
 def _wait_until(happened: Callable[[], bool]) -> None:
