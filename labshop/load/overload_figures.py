@@ -29,7 +29,7 @@ from labshop.stack.probe import http_get
 
 CONNECTIONS, PEAK_S = 200, 5
 OVERLOAD, OVERLOAD_S = 10, 30
-SETTLE_S = 5
+SETTLE_S = 10
 """After which the memory is looked at for the first time."""
 PROBES_PER_S = 40
 ANSWER_S = 10

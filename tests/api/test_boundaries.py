@@ -45,7 +45,8 @@ async def door(valkey: ServerNode, tmp_path_factory: pytest.TempPathFactory) -> 
     home = tmp_path_factory.mktemp("boundaries")
     async with connected(valkey):
         pass
-    async with open_door(Settings(home=home, jwt_secret=SECRET), valkey.url) as opened:  # type: ignore[arg-type]  # pydantic wraps it
+    settings = Settings(home=home, jwt_secret=SECRET, user_burst=1_000_000)  # type: ignore[arg-type]  # pydantic wraps it
+    async with open_door(settings, valkey.url) as opened:
         yield opened
         assert await opened.books() == (100, 100, 0)
 

@@ -31,6 +31,9 @@ def settings(tmp_path: Path) -> Settings:
         node_timeout_ms=200,
         database_timeout_ms=400,
         reservation_ttl_ms=500,
+        # Who insists here asks as no person could.
+        user_rate_per_s=1_000_000,
+        user_burst=1_000_000,
     )
 
 
