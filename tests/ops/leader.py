@@ -36,7 +36,7 @@ async def main(gate_url: str, ledger_url: str, lease_ms: str, *protection: str) 
     run = inventory.gate.run
 
     async def stands_still_first(script: str, keys: Sequence[str], args: Sequence[Part]) -> Reply:
-        adds = script == "repair_stock" and len(args) > 4
+        adds = script == "repair_stock" and len(args) > 5
         if adds:
             say("adds")
             # Not in a thread: nothing of this process goes on, the renewal of its lease included.

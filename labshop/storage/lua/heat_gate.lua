@@ -40,7 +40,9 @@ put(KEYS[7], KEYS[2])
 -- Others may have been taken back since the snapshot.
 redis.call('ZUNIONSTORE', KEYS[5], 2, KEYS[5], KEYS[8], 'AGGREGATE', 'MAX')
 redis.call('UNLINK', KEYS[8])
+local clock = redis.call('TIME')
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'sequence', ARGV[2],
-  'opens_ms', ARGV[3], 'closes_ms', ARGV[4], 'limit', ARGV[5], 'run_id', ARGV[6])
+  'opens_ms', ARGV[3], 'closes_ms', ARGV[4], 'limit', ARGV[5], 'run_id', ARGV[6],
+  'watched_ms', clock[1] * 1000 + math.floor(clock[2] / 1000))
 redis.call('PUBLISH', 'labshop:restock:' .. KEYS[1], 'all')
 return 1
