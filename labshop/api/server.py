@@ -22,8 +22,9 @@ BACKLOG = 2_048
 HEADER_LIMIT_BYTES = 65_536
 ACCEPTED_IN_A_TURN = 32
 STOP_S = 5
-GC_THRESHOLD = 20_000
-"""New objects between two looks of the garbage collector; 700 cost a pause every few requests."""
+GC_THRESHOLD = 100_000
+"""New objects between two looks of the garbage collector; by default, 700 cost a pause every few
+requests, and with a thousand of them under way each pause is long."""
 
 
 def run(settings: Settings) -> None:

@@ -82,7 +82,10 @@ class SaleWindow(SQLModel, table=True):
 
 class Purchase(SQLModel, table=True):
     __tablename__ = "purchase"
-    __table_args__ = (UniqueConstraint("user_id", "idempotency_key"),)
+    __table_args__ = (
+        UniqueConstraint("user_id", "idempotency_key"),
+        Index("ix_purchase_bought", "user_id", "sale_id", "status", "units"),
+    )
 
     id: UUID = Field(primary_key=True)
     user_id: int = Field(foreign_key="user_account.id")

@@ -159,7 +159,7 @@ def plan_of(books: Books, statement: str) -> str:
     "statement",
     [
         "SELECT count(*) FROM purchase WHERE fingerprint = 'x'",
-        "SELECT sum(units) FROM purchase WHERE status = 'confirmed' GROUP BY user_id",
+        "SELECT sum(price_minor) FROM purchase GROUP BY fingerprint",
         "SELECT count(*) FROM stock_event JOIN purchase ON purchase.id = purchase_id",
     ],
 )
