@@ -303,7 +303,7 @@ _alone = [
     ),
     Scenario(
         "ledger outage", "SQL is away for a while, and comes back.",
-        stock={1: 30}, users=60, crowd=people, plan=during("away", "ledger", for_s=1.2),
+        stock={1: 30}, users=60, crowd=people, plan=during("away", "ledger", for_s=2.0),
     ),
 ]  # fmt: skip
 

@@ -87,6 +87,8 @@ class Scene:
 
     async def uses_gate(self) -> bool:
         """Whether there is a gate; a strategy without a guard may go its own way."""
+        if self.branches[0].shop is not None:
+            return True  # also where it is being built in this very moment
         return bool(await self.branches[0].node.command("EXISTS", self._gate().gate.key))
 
     async def unsold(self, product: int) -> int:
