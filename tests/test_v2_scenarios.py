@@ -50,7 +50,8 @@ async def test_s28_hundred_users_buy_two_or_three_of_ten_products(arena: Arena, 
     booked = {buy.process for buy in buys if buy.outcome == "ok"}
     assert booked == {buy.process for buy in buys}
     assert len(booked) == 100
-    assert "DeadlockError" not in {buy.error for buy in buys}
+    # On a slow machine a lease may have ended before it was handed out: refused, and tried again.
+    assert {buy.error for buy in buys} <= {"", "LockTimeout", "LockExpired", "StaleFence"}
 
 
 async def test_s28_an_order_may_name_ten_products_and_no_more(shop: Shop) -> None:

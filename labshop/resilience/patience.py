@@ -22,7 +22,7 @@ class Patience:
     """
 
     def __init__(self, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
+        self._timeout_s = timeout_s
         self._line: dict[Limit, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -33,7 +33,7 @@ class Patience:
     def enter(self, limit: "Limit") -> None:
         """Stand in the line, behind all who came before."""
         loop = asyncio.get_running_loop()
-        limit.due_s = loop.time() + self.timeout_s
+        limit.due_s = loop.time() + self._timeout_s
         self._line[limit] = None
         if self._timer is None:
             self._timer = loop.call_at(limit.due_s, self._look)
